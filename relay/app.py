@@ -1,0 +1,217 @@
+"""The composition root: builds store, lanes and listeners, and starts, reloads and drains them.
+
+The only place that knows all rooms. What each of them does is theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+from aiohttp import web
+
+from relay.admin import Admin
+from relay.auth import Authenticator, Throttle, client_address
+from relay.config import Account, Config, load
+from relay.dispatcher import Dispatcher
+from relay.errors import ConfigError, RelayError, StoreError
+from relay.ingress import Ingress, IngressConfig
+from relay.listener import Listener, Server
+from relay.metrics import Metrics
+from relay.routing import Router
+from relay.store import Store
+from relay.store.sqlite import open_store
+
+_log = logging.getLogger(__name__)
+
+PROBE_SECONDS = 5.0
+RETENTION_EVERY_SECONDS = 3600.0
+RETENTION_STEP = 200  # events looked at in one transaction
+RETENTION_REST_SECONDS = 0.05  # between two, for the webhooks
+CERTIFICATE_EVERY_SECONDS = 60.0
+CLOSE_SECONDS = 5.0
+
+
+class Relay:
+    """One running relay. Use `async with`; leaving it drains."""
+
+    def __init__(
+        self, path: Path, config: Config, environment: Mapping[str, str], now: Callable[[], float]
+    ) -> None:
+        """Prepare a relay.
+
+        Args:
+            path: where the configuration is read again on reload.
+            config: as read from there.
+            environment: for `${NAME}` on reload.
+            now: the clock.
+        """
+        self._path = path
+        self._config = config
+        self._environment = environment
+        self._now = now
+        self._throttle = Throttle()
+        self._hashing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="password")
+        self._reloading = asyncio.Lock()
+        self.metrics = Metrics()
+
+    async def __aenter__(self) -> Self:
+        """Start everything.
+
+        Raises:
+            RelayError: the store can't be opened, or an address can't be listened on.
+        """
+        async with AsyncExitStack() as stack:
+            await self._start(self._config, stack)
+            self._stop = stack.pop_all().aclose
+        self.metrics.reload_successful.set(1)
+        _log.info("relay.started", extra={"fields": {"listen": self.public.addresses}})
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        """Stop accepting, finish or put back what is in flight, and close."""
+        _log.info("relay.draining")
+        await self._stop()
+        _log.info("relay.stopped")
+
+    async def _start(self, config: Config, stack: AsyncExitStack) -> None:
+        """Build everything, bottom up; what was built is taken down in the opposite order."""
+        stack.callback(self._hashing.shutdown, wait=False)
+        self._store: Store = open_store(config.store.path, self.metrics.commit_duration.observe)
+        stack.push_async_callback(self._close_store)
+        self._dispatcher = Dispatcher(self._store, self.metrics, self._now)
+        self._ingress = Ingress(
+            self._ingress_config(config), self._store, self._dispatcher, self.metrics, self._now
+        )
+        self._server = Server(self._ingress.handle)
+        self._admin = Admin(self._store, self.metrics, self._now, self._not_ready, self.reload)
+        self.admin = Listener(
+            web.AppRunner(self._admin.application(), access_log=None, shutdown_timeout=CLOSE_SECONDS)
+        )
+        stack.push_async_callback(self.admin.close)
+        self.public = Listener(web.ServerRunner(self._server, shutdown_timeout=CLOSE_SECONDS))
+        stack.push_async_callback(self._drain)
+        self._apply(config)
+        await self.public.bind(config.server.listen, config.server.tls)
+        await self.admin.bind(config.admin.listen)
+        for chore in (
+            self._dispatcher.expire_leases(),
+            self._delete_old_events(),
+            self._watch_certificate(),
+        ):
+            stack.callback(asyncio.create_task(chore).cancel)
+
+    async def _drain(self) -> None:
+        """Take no more webhooks, and give deliveries under way some time."""
+        self._ingress.draining = True
+        await self.public.stop_listening()
+        grace = self._config.server.drain_timeout.total_seconds()
+        await asyncio.gather(self.public.close(), self._dispatcher.drain(grace))
+
+    async def _close_store(self) -> None:
+        with contextlib.suppress(TimeoutError):  # a disk that hangs must not keep the process
+            await asyncio.wait_for(self._store.close(), CLOSE_SECONDS)
+
+    async def failed(self) -> None:
+        """Wait until a part of the relay ends by a bug, and raise what ended it."""
+        await self._dispatcher.crashed
+
+    async def reload(self) -> None:
+        """Take the configuration anew, whole or not at all.
+
+        Raises:
+            ConfigError: names every problem; nothing has changed.
+        """
+        async with self._reloading:
+            try:
+                config = await asyncio.to_thread(load, self._path, self._environment)
+                self._refuse_what_needs_a_restart(config)
+                await self._bind(config)
+            except ConfigError as error:
+                self.metrics.reload_successful.set(0)
+                _log.error("config.rejected", extra={"fields": {"problems": error.problems}})
+                raise
+            self._apply(config)
+            self._config = config
+            self.metrics.reload_successful.set(1)
+            _log.info("config.reloaded")
+
+    def _refuse_what_needs_a_restart(self, config: Config) -> None:
+        if config.store.url != self._config.store.url:
+            raise ConfigError([f"{self._path}: store.url: can't change while the relay runs; restart it"])
+
+    async def _bind(self, config: Config) -> None:
+        """Listen where a configuration says, or stay where the present one does."""
+        try:
+            await self.public.bind(config.server.listen, config.server.tls)
+            await self.admin.bind(config.admin.listen)
+        except RelayError as error:
+            await self.public.bind(self._config.server.listen, self._config.server.tls)
+            raise ConfigError([f"{self._path}: {error}"]) from error
+        self.public.refresh_certificate()
+
+    def _apply(self, config: Config) -> None:
+        """Put a configuration into effect; can't fail, and nothing runs in between."""
+        for source in config.sources:
+            self.metrics.add_source(source)
+        self._dispatcher.configure(config.destinations)
+        self._ingress.config = self._ingress_config(config)
+        self._server.idle_seconds = config.server.idle_timeout.total_seconds()
+        self._admin.authenticator = self._authenticator(config.admin.auth, ()) if config.admin.auth else None
+
+    def _ingress_config(self, config: Config) -> IngressConfig:
+        return IngressConfig(
+            paths=config.paths,
+            authenticators={
+                name: self._authenticator(source.auth, config.server.trusted_proxies)
+                for name, source in config.sources.items()
+            },
+            router=Router(config.routes),
+            max_body=config.server.max_body,
+            body_timeout_seconds=config.server.body_timeout.total_seconds(),
+        )
+
+    def _authenticator(
+        self, accounts: tuple[Account, ...], trusted_proxies: tuple[str, ...]
+    ) -> Authenticator:
+        address = partial(client_address, trusted_proxies=trusted_proxies)
+        return Authenticator(accounts, self._throttle, self._hashing, address, self._now)
+
+    async def _not_ready(self) -> str | None:
+        if self._ingress.draining:
+            return "the relay is stopping"
+        try:
+            await asyncio.wait_for(self._store.probe(), PROBE_SECONDS)
+        except StoreError as error:
+            return str(error)
+        except TimeoutError:
+            return f"the store did not answer within {PROBE_SECONDS:g}s"
+        return None
+
+    async def _delete_old_events(self) -> None:
+        """Delete finished events when they are old enough, in steps that webhooks don't notice."""
+        while True:
+            before = self._now() - self._config.store.retention.total_seconds()
+            after: int | None = 0
+            deleted = 0
+            with contextlib.suppress(StoreError):
+                while after is not None:
+                    step = await self._store.purge(after, before, RETENTION_STEP)
+                    deleted += step.deleted
+                    after = step.next_after
+                    await asyncio.sleep(RETENTION_REST_SECONDS)
+            if deleted:
+                _log.info("events.expired", extra={"fields": {"events": deleted}})
+            await asyncio.sleep(RETENTION_EVERY_SECONDS)
+
+    async def _watch_certificate(self) -> None:
+        while True:
+            await asyncio.sleep(CERTIFICATE_EVERY_SECONDS)
+            self.public.refresh_certificate()

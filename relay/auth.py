@@ -1,0 +1,210 @@
+"""Who may talk to a listener: Basic authentication by aiohttp-basicauth, made safe.
+
+Owns the credentials check, the memory of verified logins, and the throttle for failed ones. Which answer a
+refusal gets is the listener's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import ipaddress
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import NamedTuple
+
+from aiohttp import hdrs, web
+from aiohttp_basicauth import BasicAuthMiddleware
+
+from relay.config import Account
+from relay.passwords import PasswordHash
+
+MAX_HEADER_LENGTH = 2048
+CHALLENGE = 'Basic realm="itscope-relay", charset="UTF-8"'
+_MAX_REMEMBERED = 256
+
+# A client address may fail this often at full speed; then each further check waits, up to the longest
+# pause, and a pause without failures forgives.
+FREE_FAILURES = 5
+LONGEST_PENALTY_SECONDS = 2.0
+FORGIVEN_AFTER_SECONDS = 300.0
+_MAX_ADDRESSES = 10_000
+
+
+class Credentials(NamedTuple):
+    """A user name and password as a client sent them; stands in for aiohttp's deprecated BasicAuth."""
+
+    login: str
+    password: str
+
+
+class Throttle:
+    """How long the next unverified login from an address must wait. Bounded; pure but for its memory."""
+
+    def __init__(self) -> None:
+        self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def penalty_seconds(self, address: str, now: float) -> float:
+        """Return the pause before the next check for an address; 0 for most."""
+        failures, last_at = self._failures.get(address, (0, now))
+        if failures < FREE_FAILURES or now - last_at > FORGIVEN_AFTER_SECONDS:
+            return 0.0
+        return min(LONGEST_PENALTY_SECONDS, 0.1 * 2.0 ** min(failures - FREE_FAILURES, 10))
+
+    def failed(self, address: str, now: float) -> None:
+        """Note a failed login."""
+        failures, last_at = self._failures.pop(address, (0, now))
+        if now - last_at > FORGIVEN_AFTER_SECONDS:
+            failures = 0
+        self._failures[address] = (failures + 1, now)
+        if len(self._failures) > _MAX_ADDRESSES:
+            self._failures.popitem(last=False)
+
+
+class _Login:
+    """One account, ready to be compared; its `repr` shows nothing."""
+
+    def __init__(self, account: Account) -> None:
+        self._username = account.username.encode()
+        secret = account.secret
+        self._password = secret.encode() if isinstance(secret, str) else secret
+
+    @property
+    def is_hashed(self) -> bool:
+        return isinstance(self._password, PasswordHash)
+
+    def matches(self, username: bytes, password: bytes) -> bool:
+        """Compare in a time that does not depend on what is wrong."""
+        if isinstance(self._password, PasswordHash):
+            right_password = self._password.matches(password)
+        else:
+            right_password = hmac.compare_digest(self._password, password)
+        return hmac.compare_digest(self._username, username) & right_password
+
+
+class Authenticator(BasicAuthMiddleware):
+    """Checks a request against several accounts at once.
+
+    A login that was verified is remembered under a key of this object, so that a password hash costs time
+    once and not once a webhook; a new object, made on reload, has forgotten it. All accounts are always
+    compared, so that the time tells nothing about user names.
+    """
+
+    def __init__(
+        self,
+        accounts: Sequence[Account],
+        throttle: Throttle,
+        hashing: Executor,
+        client_address: Callable[[web.BaseRequest], str],
+        now: Callable[[], float],
+    ) -> None:
+        """Make an authenticator.
+
+        Args:
+            accounts: any of which will do.
+            throttle: the memory of failed logins; outlives this object.
+            hashing: where password hashes are computed. One thread, so that guesses cost one core at most.
+            client_address: tells whom to throttle.
+            now: the clock.
+        """
+        super().__init__(realm="itscope-relay")
+        self._logins = [_Login(account) for account in accounts]
+        self._hashed = any(login.is_hashed for login in self._logins)
+        self._hashing = hashing
+        self._throttle = throttle
+        self._client_address = client_address
+        self._now = now
+        self._key = secrets.token_bytes(32)
+        self._remembered: set[bytes] = set()
+
+    def parse_auth_header(self, request: web.BaseRequest) -> Credentials | None:
+        """Return the credentials of the one Authorization header; None for any other number or form."""
+        headers = request.headers.getall(hdrs.AUTHORIZATION, [])
+        if len(headers) != 1 or len(headers[0]) > MAX_HEADER_LENGTH:
+            return None
+        scheme, _, encoded = headers[0].partition(" ")
+        if scheme.lower() != "basic":
+            return None
+        try:
+            decoded = base64.b64decode(encoded.strip(" "), validate=True)
+        except (binascii.Error, ValueError):
+            return None
+        try:
+            text = decoded.decode()
+        except UnicodeDecodeError:
+            text = decoded.decode("latin-1")  # RFC 7617 leaves the charset open; ITscope's isn't documented
+        username, colon, password = text.partition(":")
+        return Credentials(username, password) if colon else None
+
+    async def authenticate(self, request: web.BaseRequest) -> bool:
+        """Tell whether a request carries right credentials."""
+        header = request.headers.get(hdrs.AUTHORIZATION)
+        if header is None or len(header) > MAX_HEADER_LENGTH:
+            return False
+        digest = hmac.digest(self._key, header.encode("utf-8", "surrogateescape"), "sha256")
+        if digest in self._remembered:
+            return len(request.headers.getall(hdrs.AUTHORIZATION)) == 1
+        if not await super().authenticate(request):
+            return False
+        if len(self._remembered) < _MAX_REMEMBERED:
+            self._remembered.add(digest)
+        return True
+
+    async def check_credentials(
+        self, username: str | None, password: str | None, request: web.BaseRequest
+    ) -> bool:
+        """Compare credentials with all accounts, after the pause that the client's address has earned."""
+        address = self._client_address(request)
+        if penalty := self._throttle.penalty_seconds(address, self._now()):
+            await asyncio.sleep(penalty)
+        given = (username or "").encode(), (password or "").encode()
+        if self._hashed:
+            loop = asyncio.get_running_loop()
+            right = await loop.run_in_executor(self._hashing, self._matches_any, *given)
+        else:
+            right = self._matches_any(*given)
+        if not right:
+            self._throttle.failed(address, self._now())
+        return right
+
+    def _matches_any(self, username: bytes, password: bytes) -> bool:
+        right = False
+        for login in self._logins:
+            right |= login.matches(username, password)
+        return right
+
+
+def client_address(request: web.BaseRequest, trusted_proxies: Sequence[str]) -> str:
+    """Return the address a request came from; of X-Forwarded-For only what trusted proxies wrote.
+
+    Args:
+        request: as received.
+        trusted_proxies: addresses or networks, as configured.
+    """
+    address = request.remote or ""
+    if not trusted_proxies:
+        return address
+    networks = [ipaddress.ip_network(network) for network in trusted_proxies]
+    hops = ",".join(request.headers.getall(hdrs.X_FORWARDED_FOR, []))[-2048:].split(",")
+    while hops and _is_within(address, networks):
+        hop = hops.pop().strip()
+        if not _is_address(hop):
+            break
+        address = hop
+    return address
+
+
+def _is_within(address: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
+    return _is_address(address) and any(ipaddress.ip_address(address) in network for network in networks)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

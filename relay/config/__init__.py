@@ -1,0 +1,40 @@
+"""From YAML text to one frozen `Config`, or to every problem it has, each with its place.
+
+`document` reads YAML strictly and remembers where each value stands; `schema` says what may be written and
+holds every default; `load` puts the two together.
+"""
+
+from relay.config.load import load, read_file, refuse_invalid, suggestion
+from relay.config.schema import (
+    Account,
+    Admin,
+    BasicCredentials,
+    BearerCredentials,
+    Config,
+    Destination,
+    HeaderCredentials,
+    Server,
+    Source,
+    Tls,
+    json_schema,
+    split_address,
+)
+
+__all__ = [
+    "Account",
+    "Admin",
+    "BasicCredentials",
+    "BearerCredentials",
+    "Config",
+    "Destination",
+    "HeaderCredentials",
+    "Server",
+    "Source",
+    "Tls",
+    "json_schema",
+    "load",
+    "read_file",
+    "refuse_invalid",
+    "split_address",
+    "suggestion",
+]

@@ -1,0 +1,262 @@
+"""Where ITscope posts to: authenticate, read, parse, route, store, and only then answer.
+
+Owns the answers of the public listener and the bounds on what a client may send. The dispatcher is known
+only as `lanes`: whether a delivery can start at once, and what to do once it is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aiohttp import StreamReader, hdrs, web
+
+from relay import payload as payloads
+from relay.auth import CHALLENGE, Authenticator
+from relay.errors import BadPayloadError, StoreError
+from relay.listener import JSON, error_response, json_response
+from relay.metrics import NO_SOURCE, Metrics, event_type_label
+from relay.model import Delivery, Event, Quarantined
+from relay.routing import Router
+from relay.store import Acceptance, Store
+from relay.wire import header_text
+
+_log = logging.getLogger(__name__)
+
+RETRY_AFTER_SECONDS = "5"
+_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+class Reservation(Protocol):
+    """Room kept for the deliveries of one event, until it is known whether it was stored."""
+
+    @property
+    def claims(self) -> dict[str, bool]:
+        """For each destination, whether its delivery is to be claimed at once."""
+        ...
+
+    def settle(self, claimed: Sequence[Delivery] | None) -> None:
+        """Start what was stored and claimed; None gives the room back, as nothing was stored."""
+        ...
+
+
+class Lanes(Protocol):
+    """What the ingress needs of the dispatcher."""
+
+    def reserve(self, destinations: Sequence[str], size: int) -> Reservation:
+        """Keep room for an event's deliveries where there is some."""
+        ...
+
+    def notice(self, destinations: Iterable[str]) -> None:
+        """Learn that the store has something for these destinations."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class IngressConfig:
+    """All of one configuration that the ingress needs, made ready once."""
+
+    paths: Mapping[str, str]
+    authenticators: Mapping[str, Authenticator]
+    router: Router
+    max_body: int
+    body_timeout_seconds: float
+
+
+class _RefusedError(Exception):
+    """A request ends with this answer."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.headers = headers
+
+
+class Ingress:
+    """The public listener's handler. `config` and `draining` may be set at any time."""
+
+    def __init__(
+        self, config: IngressConfig, store: Store, lanes: Lanes, metrics: Metrics, now: Callable[[], float]
+    ) -> None:
+        self.config = config
+        self.draining = False
+        self._store = store
+        self._lanes = lanes
+        self._metrics = metrics
+        self._now = now
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        config = self.config
+        source = config.paths.get(request.path, NO_SOURCE)
+        try:
+            response = await self._accept(request, config, source)
+        except _RefusedError as refused:
+            response = error_response(refused.status, refused.message, refused.headers)
+        if self.draining:
+            response.force_close()
+        self._metrics.requests.labels(source, response.status).inc()
+        return response
+
+    async def _accept(self, request: web.BaseRequest, config: IngressConfig, source: str) -> web.Response:
+        await self._admit(request, config, source)
+        body = await _read(request, config)
+        content_type = header_text(request.headers.get(hdrs.CONTENT_TYPE, JSON))
+        now = self._now()
+        try:
+            payload = payloads.parse(body)
+        except BadPayloadError as error:
+            await self._quarantine(
+                Quarantined(source, now, error.reason, str(error), content_type, body), event_type=None
+            )
+            raise _RefusedError(400, str(error)) from error
+        event = Event(
+            source=source,
+            event_id=payloads.event_id(payload, body),
+            received_at=now,
+            content_type=content_type,
+            event_type=payloads.scalar_text(payload.get("eventType")),
+            transaction_status=payloads.scalar_text(payload.get("transactionStatus")),
+            trace_id=_trace_id(request),
+            body=body,
+        )
+        return await self._store_event(event, config.router.destinations(source, payload))
+
+    async def _admit(self, request: web.BaseRequest, config: IngressConfig, source: str) -> None:
+        """Refuse what needs no look at the body."""
+        if source is NO_SOURCE:
+            raise _RefusedError(404, "there is nothing at this path")
+        if request.method != hdrs.METH_POST:
+            raise _RefusedError(405, "only POST is allowed", {hdrs.ALLOW: hdrs.METH_POST})
+        if self.draining:
+            raise _unavailable("the relay is stopping; try again")
+        if not await config.authenticators[source].authenticate(request):
+            raise _RefusedError(401, "credentials are missing or wrong", {hdrs.WWW_AUTHENTICATE: CHALLENGE})
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+            raise _RefusedError(415, "a Content-Encoding is not supported")
+        if (request.content_length or 0) > config.max_body:
+            raise _too_large(config.max_body)
+        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0  # an interim answer; the real one is still to come
+
+    async def _store_event(self, event: Event, destinations: tuple[str, ...]) -> web.Response:
+        room = self._lanes.reserve(destinations, len(event.body))
+        claims = room.claims
+        claimed: Sequence[Delivery] | None = None
+        try:
+            acceptance = await self._store.accept(event, claims)
+            claimed = None if acceptance.duplicate else acceptance.claimed
+        except StoreError as error:
+            _log.warning("event.not_stored", extra={"fields": {"source": event.source, "error": str(error)}})
+            raise _unavailable("the relay can't store this now; try again") from error
+        finally:
+            room.settle(claimed)
+        if acceptance.duplicate:
+            return await self._answer_duplicate(event, acceptance)
+        self._lanes.notice(destination for destination, claim in claims.items() if not claim)
+        return self._answer_accepted(event, destinations)
+
+    def _answer_accepted(self, event: Event, destinations: tuple[str, ...]) -> web.Response:
+        self._count(event.source, event.event_type, "accepted")
+        self._metrics.last_event.labels(event.source).set(event.received_at)
+        if not destinations:
+            self._metrics.unrouted.labels(event.source).inc()
+            _log.warning("event.unrouted", extra={"fields": _fields(event)})
+        elif _log.isEnabledFor(logging.DEBUG):
+            _log.debug("event.accepted", extra={"fields": {**_fields(event), "destinations": destinations}})
+        return json_response(
+            200,
+            f'{{"status": "accepted", "eventId": {json.dumps(event.event_id)},'
+            f' "deliveries": {len(destinations)}}}',
+        )
+
+    async def _answer_duplicate(self, event: Event, acceptance: Acceptance) -> web.Response:
+        if acceptance.conflicting:
+            detail = f"another body came before with the eventId {event.event_id}"
+            await self._quarantine(
+                Quarantined(
+                    event.source,
+                    event.received_at,
+                    "conflicting-duplicate",
+                    detail,
+                    event.content_type,
+                    event.body,
+                ),
+                event_type=event.event_type,
+            )
+        self._count(event.source, event.event_type, "duplicate")
+        _log.info("event.duplicate", extra={"fields": _fields(event)})
+        return json_response(200, f'{{"status": "duplicate", "eventId": {json.dumps(event.event_id)}}}')
+
+    async def _quarantine(self, request: Quarantined, event_type: str | None) -> None:
+        try:
+            await self._store.quarantine(request)
+        except StoreError as error:
+            raise _unavailable("the relay can't store this now; try again") from error
+        self._count(request.source, event_type, "quarantined")
+        _log.warning(
+            "request.quarantined",
+            extra={
+                "fields": {"source": request.source, "reason": request.reason, "bytes": len(request.body)}
+            },
+        )
+
+    def _count(self, source: str, event_type: str | None, outcome: str) -> None:
+        self._metrics.events.labels(source, event_type_label(event_type), outcome).inc()
+
+
+async def _read(request: web.BaseRequest, config: IngressConfig) -> bytes:
+    """Return the whole body, bounded in size and time."""
+    content = request.content
+    if content.is_eof():
+        body: bytes = content.read_nowait()  # came with the head, as small bodies do
+    else:
+        body = await _read_slowly(content, config)
+    if len(body) > config.max_body:
+        raise _too_large(config.max_body)
+    return body
+
+
+async def _read_slowly(content: StreamReader, config: IngressConfig) -> bytes:
+    """Return the body as it arrives, at most a chunk more of it than is allowed."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(config.body_timeout_seconds):
+            while len(body) <= config.max_body and (chunk := await content.readany()):
+                body += chunk
+    except TimeoutError as error:
+        raise _RefusedError(408, "the body took too long", {hdrs.CONNECTION: "close"}) from error
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise _RefusedError(400, "the body is not valid HTTP", {hdrs.CONNECTION: "close"}) from error
+    return bytes(body)
+
+
+def _trace_id(request: web.BaseRequest) -> str:
+    """Return the trace that the sender is in, or a new one."""
+    given = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
+    return given[1] if given else f"{random.getrandbits(128) or 1:032x}"
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    return {
+        "source": event.source,
+        "event_id": event.event_id,
+        "event_type": event.event_type,
+        "status": event.transaction_status,
+    }
+
+
+def _unavailable(message: str) -> _RefusedError:
+    return _RefusedError(503, message, {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS})
+
+
+def _too_large(max_body: int) -> _RefusedError:
+    return _RefusedError(413, f"the body is larger than {max_body} bytes", {hdrs.CONNECTION: "close"})

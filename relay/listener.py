@@ -1,0 +1,153 @@
+"""A listening socket with aiohttp's low-level server behind it, and the form of every answer.
+
+Owns binding, TLS with a certificate that may be renewed, and what a client hears that doesn't speak HTTP.
+What a request means is the handler's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import Mapping
+
+from aiohttp import hdrs, web
+
+from relay.config import Tls, split_address
+from relay.errors import RelayError
+
+_log = logging.getLogger(__name__)
+
+JSON = "application/json"
+MAX_CONNECTIONS_WAITING = 1024
+_LINGERING_SECONDS = 1.0
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's connection, whose own errors are answered like all others and tell nothing."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 (quotes what the client sent)
+    ) -> web.StreamResponse:
+        if status >= 500:
+            _log.error("request.failed", exc_info=exc)
+            response = error_response(status, "the relay failed to handle this request")
+        else:
+            _log.info("request.malformed", extra={"fields": {"client": request.remote}})
+            response = error_response(status, "the request is not valid HTTP")
+        response.force_close()
+        return response
+
+
+class Server(web.Server):
+    """aiohttp's low-level server with this project's bounds. `idle_seconds` may be set at any time."""
+
+    idle_seconds = 60.0
+
+    def __call__(self) -> web.RequestHandler:  # noqa: D102 (aiohttp's)
+        return _Connection(
+            self,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=self.idle_seconds,
+            lingering_time=_LINGERING_SECONDS,
+            auto_decompress=False,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp documents None as `off`
+        )
+
+
+class Listener:
+    """One address that a runner answers on; the address and TLS can change without losing a connection."""
+
+    def __init__(self, runner: web.BaseRunner) -> None:
+        self._runner = runner
+        self._site: web.TCPSite | None = None
+        self._bound: tuple[str, Tls | None] | None = None
+        self._context: ssl.SSLContext | None = None
+        self._certificate: tuple[float, ...] = ()
+
+    async def bind(self, address: str, tls: Tls | None = None) -> None:
+        """Listen on an address, and then no longer on the one before; connections stay.
+
+        Raises:
+            RelayError: the address can't be listened on; the one before stays, unless only TLS changed.
+        """
+        if self._bound == (address, tls):
+            return
+        if self._runner.server is None:
+            await self._runner.setup()
+        host, port = split_address(address)
+        previous = self._site
+        if previous is not None and self._bound is not None and self._bound[0] == address:
+            await previous.stop()  # only TLS changes: the address must be free first
+            previous = None
+        context = tls.context() if tls else None
+        site = web.TCPSite(self._runner, host, port, ssl_context=context, backlog=MAX_CONNECTIONS_WAITING)
+        try:
+            await site.start()
+        except OSError as error:
+            reason = (error.strerror or "error").lower()
+            raise RelayError(f"can't listen on {address}: {reason}") from error
+        self._site, self._bound, self._context = site, (address, tls), context
+        self._certificate = _modified(tls)
+        if previous is not None:
+            await previous.stop()
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Host and port of each listening socket."""
+        return [(address[0], address[1]) for address in self._runner.addresses]
+
+    async def stop_listening(self) -> None:
+        """Take no new connections; those there are stay."""
+        if self._site is not None:
+            await self._site.stop()
+            self._site = None
+
+    async def close(self) -> None:
+        """Let requests under way finish for a moment and close all connections."""
+        await self._runner.cleanup()
+
+    def refresh_certificate(self) -> None:
+        """Load the certificate again if its files have changed; new connections get the new one."""
+        tls = self._bound[1] if self._bound else None
+        if tls is None or self._context is None or (modified := _modified(tls)) == self._certificate:
+            return
+        try:
+            tls.context()  # a half-written pair must not replace a good one
+            self._context.load_cert_chain(tls.cert_file, tls.key_file)
+        except (OSError, ValueError) as error:
+            _log.warning("certificate.not_reloaded", extra={"fields": {"error": str(error)}})
+            return
+        self._certificate = modified
+        _log.info("certificate.reloaded", extra={"fields": {"file": str(tls.cert_file)}})
+
+
+def _modified(tls: Tls | None) -> tuple[float, ...]:
+    """Return when the files of a certificate were last changed; empty while they can't be seen."""
+    if tls is None:
+        return ()
+    try:
+        return tuple(file.stat().st_mtime_ns for file in (tls.cert_file, tls.key_file))
+    except OSError:
+        return ()
+
+
+def json_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return an answer with a JSON text."""
+    return web.Response(
+        body=text.encode(),
+        status=status,
+        headers={hdrs.CONTENT_TYPE: JSON, hdrs.SERVER: "itscope-relay", **(headers or {})},
+    )
+
+
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return an error answer: one sentence, and nothing about the inside."""
+    return json_response(status, json.dumps({"error": message}), headers)

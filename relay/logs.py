@@ -1,0 +1,81 @@
+"""One line a fact, as JSON or as text, written by a thread of its own.
+
+A full pipe must never stall the event loop: the queue between is bounded, and what doesn't fit is counted
+and dropped. Facts carry ids as fields; bodies and credentials never reach this module.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import sys
+from datetime import UTC, datetime
+from logging.handlers import QueueHandler, QueueListener
+from typing import Any
+
+_MAX_QUEUED = 10_000
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, Any] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "fact": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        time = datetime.fromtimestamp(record.created, UTC).strftime("%H:%M:%S.%f")[:-3]
+        fields = " ".join(
+            f"{name}={json.dumps(value, default=str)}"
+            for name, value in getattr(record, "fields", {}).items()
+            if value is not None
+        )
+        line = f"{time} {record.levelname.lower():8} {record.getMessage()} {fields}".rstrip()
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _DroppingQueueHandler(QueueHandler):
+    """Drops what doesn't fit, and says how much once something fits again."""
+
+    def __init__(self, lines: queue.Queue[Any]) -> None:
+        super().__init__(lines)
+        self._dropped = 0
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        return record  # same process: the listener formats it, fields and all
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self._dropped:
+            record.fields = {**getattr(record, "fields", {}), "lines_dropped_before": self._dropped}
+        try:
+            self.queue.put_nowait(record)
+            self._dropped = 0
+        except queue.Full:
+            self._dropped += 1
+
+
+def start(form: str, level: str) -> QueueListener:
+    """Send all facts to standard error from now on, until the returned listener is stopped.
+
+    Args:
+        form: `json` or `text`.
+        level: `debug`, `info`, `warning` or `error`.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
+    lines: queue.Queue[Any] = queue.Queue(_MAX_QUEUED)
+    root = logging.getLogger()
+    root.handlers = [_DroppingQueueHandler(lines)]
+    root.setLevel(level.upper())
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    listener = QueueListener(lines, handler)
+    listener.start()
+    return listener

@@ -1,0 +1,184 @@
+"""Which destinations an event goes to, and why. Pure; `serve`, `route` and `test` all run this code.
+
+Owns matching and its explanation. Whether a destination exists is checked by `config`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from relay.payload import scalar_text
+
+SOURCE_FIELD = "source"
+_WILDCARDS = re.compile(r"[*?]")
+
+
+def _as_texts(value: Any) -> tuple[str, ...]:
+    """Return a match value, one scalar or a list of them, as the texts to compare with."""
+    values = value if isinstance(value, list | tuple) else [value]
+    texts = [scalar_text(item) for item in values]
+    if not texts or None in texts:
+        raise ValueError("write a text, number or boolean, or a list of at least one of them")
+    return tuple(text for text in texts if text is not None)
+
+
+_SCALAR_SCHEMA = {"type": ["string", "number", "boolean"]}
+Texts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_as_texts),
+    WithJsonSchema({"anyOf": [_SCALAR_SCHEMA, {"type": "array", "minItems": 1, "items": _SCALAR_SCHEMA}]}),
+]
+Conditions = Mapping[str, Texts]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One rule: events for which `match` holds and `except` doesn't go to `to`.
+
+    Attributes:
+        match: field to texts; `*` and `?` are wildcards. All fields must hold, any text of a field will do.
+        except_: the same (`except` in the file); an empty or absent one never holds.
+        stop: no later route is looked at when this one matched.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    to: Annotated[tuple[str, ...], Field(min_length=1, description="Names of destinations")]
+    name: Annotated[str, Field(description="For explanations; by default the route's place")] = ""
+    match: Annotated[Conditions, Field(description="Field to value or values; all must hold")] = field(
+        default_factory=dict
+    )
+    except_: Annotated[
+        Conditions, Field(alias="except", description="The route is skipped when all of these hold")
+    ] = field(default_factory=dict)
+    stop: Annotated[bool, Field(strict=True, description="End the walk when this route matched")] = False
+
+
+class Finding(StrEnum):
+    """What became of one route in the walk."""
+
+    MATCHED = "matched"
+    NOT_MATCHED = "not matched"
+    EXCEPTED = "excepted"
+    NOT_REACHED = "not reached"
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One route's finding for one event, and a sentence that says why."""
+
+    route: Route
+    finding: Finding
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    """One field of a `match` or `except`, made ready once per configuration."""
+
+    field: str
+    texts: tuple[str, ...]
+    exact: frozenset[str]
+    patterns: tuple[re.Pattern[str], ...]
+
+    def holds(self, given: Mapping[str, str]) -> bool:
+        text = given.get(self.field)
+        if text is None:
+            return False
+        return text in self.exact or any(pattern.fullmatch(text) for pattern in self.patterns)
+
+
+class Router:
+    """All routes of one configuration, ready to be matched. Immutable."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._rules = [(route, _conditions(route.match), _conditions(route.except_)) for route in routes]
+        self._fields = frozenset(
+            condition.field for _, match, except_ in self._rules for condition in (*match, *except_)
+        )
+
+    def destinations(self, source: str, payload: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the destinations of an event, each once, in the order in which routes name them."""
+        found: dict[str, None] = {}
+        for route, finding, _ in self._walk(self._given(source, payload)):
+            if finding is Finding.MATCHED:
+                found.update(dict.fromkeys(route.to))
+        return tuple(found)
+
+    def explain(self, source: str, payload: Mapping[str, Any]) -> list[Explanation]:
+        """Return, for every route in order, whether it matched and why."""
+        given = self._given(source, payload)
+        findings = [
+            Explanation(route, finding, _why(finding, failed, given))
+            for route, finding, failed in self._walk(given)
+        ]
+        rest = [route for route, _, _ in self._rules[len(findings) :]]
+        stopped_by = findings[-1].route.name if findings else ""
+        return findings + [
+            Explanation(route, Finding.NOT_REACHED, f"route {stopped_by} matched and has stop: true")
+            for route in rest
+        ]
+
+    def _given(self, source: str, payload: Mapping[str, Any]) -> dict[str, str]:
+        """Return the texts of those fields of an event that any route asks for."""
+        texts = {name: text for name in self._fields if (text := scalar_text(payload.get(name))) is not None}
+        texts[SOURCE_FIELD] = source
+        return texts
+
+    def _walk(self, given: Mapping[str, str]) -> Iterator[tuple[Route, Finding, _Condition | None]]:
+        """Yield the finding for each route until one stops the walk, with the condition that failed."""
+        for route, match, except_ in self._rules:
+            failed = _first_failing(match, given)
+            if failed is not None:
+                yield route, Finding.NOT_MATCHED, failed
+            elif except_ and _first_failing(except_, given) is None:
+                yield route, Finding.EXCEPTED, None
+            else:
+                yield route, Finding.MATCHED, None
+                if route.stop:
+                    return
+
+
+def _first_failing(conditions: Iterable[_Condition], given: Mapping[str, str]) -> _Condition | None:
+    for condition in conditions:
+        if not condition.holds(given):
+            return condition
+    return None
+
+
+def _conditions(fields: Conditions) -> tuple[_Condition, ...]:
+    return tuple(
+        _Condition(
+            field=name,
+            texts=texts,
+            exact=frozenset(text for text in texts if not _WILDCARDS.search(text)),
+            patterns=tuple(_pattern(text) for text in texts if _WILDCARDS.search(text)),
+        )
+        for name, texts in fields.items()
+    )
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    """Return a pattern in which only `*` and `?` are special; fnmatch's never backtracks past a star."""
+    return re.compile(fnmatch.translate(text.replace("[", "[[]")))
+
+
+def _why(finding: Finding, failed: _Condition | None, given: Mapping[str, str]) -> str:
+    if finding is Finding.EXCEPTED:
+        return "everything under except holds"
+    if failed is None:
+        return "everything under match holds"
+    text = given.get(failed.field)
+    wanted = " or ".join(map(_quoted, failed.texts))
+    return f"{failed.field} is {'absent' if text is None else _quoted(text)}, not {wanted}"
+
+
+def _quoted(text: str) -> str:
+    return f'"{text if len(text) <= 80 else text[:77] + "..."}"'

@@ -1,0 +1,133 @@
+"""What the relay asks of its durable memory, named after the steps of an event's way.
+
+A method returns after the commit; until then nothing of it happened. `StoreUnavailableError` means that the
+store took nothing and may take it later. Methods are safe to call concurrently: the store groups what waits
+at the same moment into one transaction, and one bad item never poisons the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from relay.model import Attempt, Delivery, DeliveryState, Event, Quarantined
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What became of an event that was offered.
+
+    Attributes:
+        duplicate: it was accepted from this source before, and nothing was stored now.
+        conflicting: it is a duplicate whose bytes differ from the first.
+        claimed: the deliveries whose claim was asked for, ready to be sent.
+    """
+
+    duplicate: bool
+    conflicting: bool
+    claimed: tuple[Delivery, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """Deliveries claimed from the backlog of one destination.
+
+    Attributes:
+        deliveries: in the order in which they were due.
+        more: whether due ones were left, since they didn't fit.
+        next_due_at: when the earliest one left becomes due, None without one.
+    """
+
+    deliveries: tuple[Delivery, ...]
+    more: bool
+    next_due_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What one destination is still owed.
+
+    Attributes:
+        counts: deliveries by state, of the states pending, in_flight and dead.
+        oldest_accepted_at: of the oldest pending or in-flight delivery, None without one.
+    """
+
+    counts: Mapping[DeliveryState, int]
+    oldest_accepted_at: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a step of retention did: how many events it deleted, and where to go on, None at the end."""
+
+    deleted: int
+    next_after: int | None
+
+
+class Store(Protocol):
+    """Durable memory for events and the deliveries owed for them."""
+
+    async def accept(self, event: Event, claims: Mapping[str, bool]) -> Acceptance:
+        """Store an event with one delivery for each destination, unless (source, event_id) is there.
+
+        Args:
+            event: as received.
+            claims: destination to whether its delivery is claimed at once (in flight) or left pending.
+        """
+        ...
+
+    async def quarantine(self, request: Quarantined) -> None:
+        """Keep a request that can't be an event. The same bytes again are counted, not kept twice."""
+        ...
+
+    async def claim(self, destination: str, limit: int, max_bytes: int, now: float) -> Claimed:
+        """Claim the deliveries of a destination that are due, the longest due first.
+
+        Args:
+            destination: whose backlog.
+            limit: how many at the most.
+            max_bytes: bound of their bodies' sum; one delivery may exceed it alone.
+            now: what is due by then.
+        """
+        ...
+
+    async def record(self, attempts: Sequence[Attempt]) -> list[bool]:
+        """Store attempts with what follows from each; tell for each whether its claim still held."""
+        ...
+
+    async def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Give claims back without an attempt; the deliveries are pending again, as due as before."""
+        ...
+
+    async def renew(self, deliveries: Sequence[Delivery], now: float) -> None:
+        """Extend the leases of claims that are still held."""
+        ...
+
+    async def expire(self, now: float) -> int:
+        """Make deliveries pending whose lease ran out; return how many."""
+        ...
+
+    async def purge(self, after: int, accepted_before: float, limit: int) -> Purged:
+        """Look at `limit` events in order of acceptance, and delete those that are old and finished.
+
+        Finished means: sent somewhere, and every delivery delivered or discarded.
+
+        Args:
+            after: where to go on, as an earlier call returned it; 0 for the beginning.
+            accepted_before: what counts as old.
+            limit: how many to look at, which bounds what one call costs.
+        """
+        ...
+
+    async def backlog(self) -> dict[str, Backlog]:
+        """Return what each destination is owed, at a cost that doesn't grow with it."""
+        ...
+
+    async def probe(self) -> None:
+        """Write something small durably, to show that the store can."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what waits and close."""
+        ...

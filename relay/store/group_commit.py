@@ -1,0 +1,221 @@
+"""One thread that owns a SQLite connection and commits everything that waits in one transaction.
+
+So a durable commit costs the latency of one fsync, and not one fsync a request. Owns the thread, the
+transaction, and what an SQLite error means for those who wait. Knows nothing of events; the SQL is
+`sqlite`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+import apsw
+
+from relay.errors import StoreError, StoreUnavailableError
+
+_log = logging.getLogger(__name__)
+
+I = TypeVar("I")  # noqa: E741 (an item)
+R = TypeVar("R")
+Apply = Callable[[Sequence[I]], list[R]]
+
+MAX_BATCH = 256
+# The WAL is folded into the database when it has grown past the first bound and nobody waits, or past the
+# second in any case. In pages of 4 KiB.
+CHECKPOINT_IDLE_PAGES = 2_000
+CHECKPOINT_BUSY_PAGES = 20_000
+
+# What SQLite says when the disk, not the statement, is at fault: nothing was stored, later it may work.
+UNAVAILABLE = (
+    apsw.BusyError,
+    apsw.CantOpenError,
+    apsw.CorruptError,
+    apsw.FullError,
+    apsw.IOError,
+    apsw.NoMemError,
+    apsw.NotADBError,
+    apsw.PermissionsError,
+    apsw.ReadOnlyError,
+)
+
+
+@dataclass(slots=True)
+class _Operation(Generic[I, R]):
+    """One item that waits for its commit."""
+
+    apply: Apply[I, R]
+    item: I
+    done: asyncio.Future[R]
+
+
+class GroupCommit:
+    """Runs operations against a connection in batches, each batch one transaction.
+
+    An operation names a function that applies a list of like items and returns a result for each. If a
+    batch fails, its items are applied again one by one, each in a savepoint, so that only the item at
+    fault fails. Results are given out after the commit.
+    """
+
+    def __init__(self, connection: apsw.Connection, committed: Callable[[float], None]) -> None:
+        """Start the thread.
+
+        Args:
+            connection: handed over; only the thread uses it from now on.
+            committed: called on the event loop with the duration of each commit that changed something, in
+                seconds.
+        """
+        self._connection = connection
+        self._committed = committed
+        self._loop = asyncio.get_running_loop()
+        self._queue: SimpleQueue[_Operation[Any, Any] | None] = SimpleQueue()
+        self._dead = False
+        self._wal_pages = 0
+        connection.wal_autocheckpoint(0)
+        connection.set_wal_hook(self._note_wal_pages)
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """How many operations wait for a transaction."""
+        return self._queue.qsize()
+
+    def submit(self, apply: Apply[I, R], item: I) -> asyncio.Future[R]:
+        """Queue an item; the future has its result after the commit.
+
+        Raises (through the future):
+            StoreUnavailableError: nothing was stored, and it may be tried again.
+            StoreError: this item can never be stored.
+        """
+        done: asyncio.Future[R] = self._loop.create_future()
+        if self._dead:
+            done.set_exception(StoreUnavailableError("the store's thread has ended"))
+        else:
+            self._queue.put(_Operation(apply, item, done))
+        return done
+
+    async def close(self) -> None:
+        """Commit what waits, end the thread and close the connection."""
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._connection.close()
+
+    def _run(self) -> None:
+        try:
+            while (operation := self._queue.get()) is not None:
+                batch = self._batch(operation)
+                before = self._connection.total_changes()
+                started = time.perf_counter()
+                results = self._transact(batch)
+                took = time.perf_counter() - started
+                changed = self._connection.total_changes() != before
+                self._loop.call_soon_threadsafe(self._give_out, batch, results, took if changed else None)
+                del operation, batch, results  # or the last bodies live until the next webhook
+                self._checkpoint()
+        except BaseException:
+            # Nothing may be acknowledged any more; whoever waits or comes is told so.
+            _log.exception("store.died")
+            self._dead = True
+            raise
+        finally:
+            self._dead = True
+
+    def _batch(self, first: _Operation[Any, Any]) -> list[_Operation[Any, Any]]:
+        batch = [first]
+        try:
+            while len(batch) < MAX_BATCH:
+                operation = self._queue.get_nowait()
+                if operation is None:
+                    self._queue.put(None)
+                    break
+                batch.append(operation)
+        except Empty:
+            pass
+        return batch
+
+    def _transact(self, batch: list[_Operation[Any, Any]]) -> list[Any]:
+        """Return a result or an exception for each operation of a batch."""
+        try:
+            try:
+                return self._in_transaction(batch, self._apply_together)
+            except UNAVAILABLE:
+                raise
+            except Exception:  # noqa: BLE001 (one item is at fault; find out which)
+                _log.debug("store.batch_failed", exc_info=True)
+                return self._in_transaction(batch, self._apply_one_by_one)
+        except UNAVAILABLE as error:
+            _log.warning("store.unavailable", extra={"fields": {"error": str(error)}})
+            return [StoreUnavailableError(f"the store can't write: {error}")] * len(batch)
+
+    def _in_transaction(
+        self,
+        batch: list[_Operation[Any, Any]],
+        apply: Callable[[list[_Operation[Any, Any]]], list[Any]],
+    ) -> list[Any]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            results = apply(batch)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:  # a full disk ends it by itself
+                self._connection.execute("ROLLBACK")
+            raise
+        return results
+
+    def _apply_together(self, batch: list[_Operation[Any, Any]]) -> list[Any]:
+        """Apply like operations in one call each."""
+        positions: dict[Apply[Any, Any], list[int]] = {}
+        for position, operation in enumerate(batch):
+            positions.setdefault(operation.apply, []).append(position)
+        results: list[Any] = [None] * len(batch)
+        for apply, places in positions.items():
+            applied = apply([batch[place].item for place in places])
+            for place, result in zip(places, applied, strict=True):
+                results[place] = result
+        return results
+
+    def _apply_one_by_one(self, batch: list[_Operation[Any, Any]]) -> list[Any]:
+        results: list[Any] = []
+        for operation in batch:
+            try:
+                with self._connection:  # a savepoint
+                    results += operation.apply([operation.item])
+            except UNAVAILABLE:
+                raise
+            except Exception as error:  # noqa: BLE001 (it fails alone)
+                _log.exception("store.refused")
+                results.append(StoreError(f"the store refused an item: {error}"))
+        return results
+
+    def _give_out(self, batch: list[_Operation[Any, Any]], results: list[Any], took: float | None) -> None:
+        if took is not None:
+            self._committed(took)
+        for operation, result in zip(batch, results, strict=True):
+            if operation.done.cancelled():
+                continue
+            if isinstance(result, Exception):
+                operation.done.set_exception(result)
+            else:
+                operation.done.set_result(result)
+
+    def _note_wal_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
+        self._wal_pages = pages
+        return apsw.SQLITE_OK
+
+    def _checkpoint(self) -> None:
+        """Fold the WAL into the database, at a moment that disturbs least."""
+        bound = CHECKPOINT_IDLE_PAGES if self._queue.empty() else CHECKPOINT_BUSY_PAGES
+        if self._wal_pages < bound:
+            return
+        try:
+            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._wal_pages = 0
+        except apsw.Error as error:
+            _log.warning("store.checkpoint_failed", extra={"fields": {"error": str(error)}})
