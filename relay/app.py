@@ -37,6 +37,7 @@ RETENTION_STEP = 200  # events looked at in one transaction
 RETENTION_REST_SECONDS = 0.05  # between two, for the webhooks
 CERTIFICATE_EVERY_SECONDS = 60.0
 CLOSE_SECONDS = 5.0
+LAST_ANSWER_SECONDS = 1.0  # for the answers to webhooks that have arrived
 
 
 class Relay:
@@ -96,7 +97,7 @@ class Relay:
             web.AppRunner(self._admin.application(), access_log=None, shutdown_timeout=CLOSE_SECONDS)
         )
         stack.push_async_callback(self.admin.close)
-        self.public = Listener(web.ServerRunner(self._server, shutdown_timeout=CLOSE_SECONDS))
+        self.public = Listener(web.ServerRunner(self._server, shutdown_timeout=LAST_ANSWER_SECONDS))
         stack.push_async_callback(self._drain)
         self._apply(config)
         await self.public.bind(config.server.listen, config.server.tls)
@@ -109,11 +110,18 @@ class Relay:
             stack.callback(asyncio.create_task(chore).cancel)
 
     async def _drain(self) -> None:
-        """Take no more webhooks, and give deliveries under way some time."""
-        self._ingress.draining = True
+        """Take no more webhooks, and give those and the deliveries under way some time."""
+        async with self._reloading:  # one that is under way must not start lanes behind the drain
+            self._ingress.draining = True
         await self.public.stop_listening()
         grace = self._config.server.drain_timeout.total_seconds()
-        await asyncio.gather(self.public.close(), self._dispatcher.drain(grace))
+        await asyncio.gather(self._finish_webhooks(grace), self._dispatcher.drain(grace))
+
+    async def _finish_webhooks(self, grace_seconds: float) -> None:
+        """Let webhooks under way arrive, for a while: aiohttp reads nothing any more once it closes."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._ingress.idle.wait(), grace_seconds)
+        await self.public.close()
 
     async def _close_store(self) -> None:
         with contextlib.suppress(TimeoutError):  # a disk that hangs must not keep the process
@@ -121,7 +129,10 @@ class Relay:
 
     async def failed(self) -> None:
         """Wait until a part of the relay ends by a bug, and raise what ended it."""
-        await self._dispatcher.crashed
+        parts = {self._dispatcher.crashed, self._store.died}
+        done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+        for part in done:
+            part.result()
 
     async def reload(self) -> None:
         """Take the configuration anew, whole or not at all.
@@ -132,7 +143,7 @@ class Relay:
         async with self._reloading:
             try:
                 config = await asyncio.to_thread(load, self._path, self._environment)
-                self._refuse_what_needs_a_restart(config)
+                self._refuse_what_comes_too_late(config)
                 await self._bind(config)
             except ConfigError as error:
                 self.metrics.reload_successful.set(0)
@@ -143,7 +154,9 @@ class Relay:
             self.metrics.reload_successful.set(1)
             _log.info("config.reloaded")
 
-    def _refuse_what_needs_a_restart(self, config: Config) -> None:
+    def _refuse_what_comes_too_late(self, config: Config) -> None:
+        if self._ingress.draining:
+            raise ConfigError(["the relay is stopping"])
         if config.store.url != self._config.store.url:
             raise ConfigError([f"{self._path}: store.url: can't change while the relay runs; restart it"])
 

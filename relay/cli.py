@@ -399,7 +399,10 @@ def hash_password_command() -> None:
     if sys.stdin.isatty():
         password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     else:
-        password = sys.stdin.readline().removesuffix("\n").removesuffix("\r")
+        try:
+            password = sys.stdin.buffer.readline().decode().removesuffix("\n").removesuffix("\r")
+        except UnicodeDecodeError as error:
+            raise click.UsageError("the password is not UTF-8 text") from error
     if not password:
         raise click.UsageError("the password is empty")
     click.echo(str(hash_password(password, secrets.token_bytes(SALT_BYTES))))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import random
 import ssl
 import time
@@ -94,8 +95,10 @@ class Sender:
                 return f"the certificate isn't trusted: {why.verify_message}"
             case aiohttp.ClientSSLError():
                 return "TLS failed"
-            case aiohttp.ClientConnectorError(os_error=OSError(strerror=str() as why)):
-                return f"can't connect: {why.lower()}"
+            case aiohttp.ClientConnectorError(os_error=OSError(errno=int() as number)):
+                return f"can't connect: {os.strerror(number).lower()}"
+            case aiohttp.ClientConnectorError():
+                return "can't connect to any of the host's addresses"
             case aiohttp.ServerDisconnectedError():
                 return "the connection was closed before an answer"
             case OSError(strerror=str() as why):

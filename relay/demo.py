@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import logging
 import secrets
 import tempfile
 import time
@@ -98,7 +99,8 @@ class _Erp:
 
 
 async def run(*, keep_running: bool, say: Callable[[str], None]) -> bool:
-    """Run the demonstration and return whether everything arrived where it should."""
+    """Run the demonstration and return whether everything arrived where it should, and nothing waits."""
+    logging.getLogger().addHandler(logging.NullHandler())  # what happens is told by `say`
     erps = [
         _Erp("erp", say, hiccups=_HICCUPS),
         _Erp("accounting", say, delay_seconds=_SLOW_SECONDS),
@@ -118,14 +120,15 @@ async def run(*, keep_running: bool, say: Callable[[str], None]) -> bool:
         say("three example ERPs: erp (takes all, out of order at first), accounting (slow, invoices), crm\n")
         expected = await _play_itscope(url, password, say)
         arrived = await _arrived(erps, expected)
-        await _summarize(erps, expected, admin, say)
+        waiting = await _waiting(admin)
+        _summarize(erps, expected, waiting, say)
         if keep_running:
             say(
                 f"\nstill running; Ctrl-C ends it. Try:\n  itscope-relay send {url} --user itscope:{password}"
             )
             say(f"  curl http://127.0.0.1:{admin}/metrics")
             await asyncio.Event().wait()
-    return arrived
+    return arrived and not waiting
 
 
 async def _play_itscope(
@@ -168,10 +171,30 @@ async def _arrived(erps: list[_Erp], expected: dict[str, collections.Counter[str
     return all(collections.Counter(erp.took) == expected[erp.name] for erp in erps)
 
 
-async def _summarize(
+async def _waiting(admin: int) -> int:
+    """Return the backlog, once it is 0 or the time is up: what an ERP has is recorded a moment later."""
+    deadline = time.monotonic() + _DEADLINE_SECONDS
+    async with aiohttp.ClientSession() as session:
+        while True:
+            async with session.get(f"http://127.0.0.1:{admin}/metrics") as response:
+                waiting = _backlog(await response.text())
+            if not waiting or time.monotonic() > deadline:
+                return waiting
+            await asyncio.sleep(0.05)
+
+
+def _backlog(metrics: str) -> int:
+    return sum(
+        int(float(line.rpartition(" ")[2]))
+        for line in metrics.splitlines()
+        if line.startswith("itscope_relay_backlog{") and f'state="{DeliveryState.DEAD}"' not in line
+    )
+
+
+def _summarize(
     erps: list[_Erp],
     expected: dict[str, collections.Counter[str]],
-    admin: int,
+    waiting: int,
     say: Callable[[str], None],
 ) -> None:
     say("\nsummary")
@@ -179,14 +202,4 @@ async def _summarize(
         wanted = expected[erp.name].total()
         retried = f", after {erp.refused} answers of 503" if erp.refused else ""
         say(f"  {erp.name:<10}  {len(erp.took)} of {wanted} delivered{retried}")
-    async with (
-        aiohttp.ClientSession() as session,
-        session.get(f"http://127.0.0.1:{admin}/metrics") as response,
-    ):
-        text = await response.text()
-    backlog = sum(
-        float(line.rpartition(" ")[2])
-        for line in text.splitlines()
-        if line.startswith("itscope_relay_backlog{") and f'state="{DeliveryState.DEAD}"' not in line
-    )
-    say(f"  waiting     {backlog:g}")
+    say(f"  waiting     {waiting}")

@@ -67,6 +67,8 @@ class Lane:
         self._reserved = 0
         self._reserved_bytes = 0
         self._backlogged = True  # the store may have due deliveries that aren't here: they go first
+        self._clock = asyncio.get_running_loop().time  # for pauses: the other clock may jump
+        self._claim_at = self._clock()
         self._wake = asyncio.Event()
         self._attempts: list[Attempt] = []
         self._attempted = asyncio.Event()
@@ -181,10 +183,12 @@ class Lane:
         del self._attempts[: len(attempts)]
         for attempt, held in zip(attempts, recorded, strict=True):
             self._drop(attempt.delivery)
-            if held:
-                self._count(attempt)
-            else:
+            if not held:
                 _log.warning("delivery.claim_lost", extra={"fields": _fields(attempt)})
+                continue
+            self._count(attempt)
+            if attempt.transition.state is DeliveryState.PENDING:
+                self._claim_by(attempt.transition.due_at)
         if self._backlogged:
             self._wake.set()
 
@@ -208,37 +212,43 @@ class Lane:
     async def _refill(self) -> None:
         """Claim from the store whenever there is room and something is due."""
         while not self._closing:
-            pause = POLL_SECONDS
-            room = self._room()
-            if self._room_bytes() > 0 and (room >= ROOM // 4 or (room > 0 and self._waiting.empty())):
+            pause = self._claim_at - self._clock()
+            if self._has_room() and (self._backlogged or pause <= 0):
                 try:
-                    pause = await self._claim(room)
+                    await self._claim()
                 except StoreError as error:
                     _log.warning("backlog.not_claimed", extra={"fields": self._fields(error=str(error))})
-                    pause = PAUSE_SECONDS
-            if pause > 0:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), pause)
-                self._wake.clear()
+                    await asyncio.sleep(PAUSE_SECONDS)
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause if pause > 0 else POLL_SECONDS)
+            self._wake.clear()
 
-    async def _claim(self, room: int) -> float:
-        """Claim what is due and fits; return for how long there is nothing to do, in seconds."""
-        noticed = self._backlogged
-        self._backlogged = False  # whoever stores something from now on says so again
+    def _has_room(self) -> bool:
+        """Tell whether a claim is worth a transaction: for many at once, or if there is nothing to do."""
+        room = self._room()
+        return self._room_bytes() > 0 and (room >= ROOM // 4 or (room > 0 and self._waiting.empty()))
+
+    async def _claim(self) -> None:
+        """Claim what is due and fits, and note when to look again."""
+        noticed, self._backlogged = self._backlogged, False  # whoever stores something now says so again
+        self._claim_at = self._clock() + POLL_SECONDS
         now = self._now()
         try:
-            claimed = await self._store.claim(self.name, room, self._room_bytes(), now)
+            claimed = await self._store.claim(self.name, self._room(), self._room_bytes(), now)
         except StoreError:
             self._backlogged = noticed
             raise
         for delivery in claimed.deliveries:
             self._take(delivery)
-        if claimed.more:
-            self._backlogged = True
-            return 0.0
-        if claimed.next_due_at is None:
-            return POLL_SECONDS
-        return min(POLL_SECONDS, max(0.001, claimed.next_due_at - now))
+        self._backlogged |= claimed.more
+        if claimed.next_due_at is not None:
+            self._claim_by(claimed.next_due_at)
+
+    def _claim_by(self, due_at: float) -> None:
+        """Look at the store again when something becomes due there."""
+        self._claim_at = min(self._claim_at, self._clock() + max(0.0, due_at - self._now()))
+        self._wake.set()
 
     async def _renew(self) -> None:
         """Keep the leases of what this lane holds."""

@@ -87,6 +87,10 @@ class Ingress:
     ) -> None:
         self.config = config
         self.draining = False
+        self.idle = asyncio.Event()
+        """Set while no request is under way."""
+        self.idle.set()
+        self._under_way = 0
         self._store = store
         self._lanes = lanes
         self._metrics = metrics
@@ -94,6 +98,16 @@ class Ingress:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
+        self._under_way += 1
+        self.idle.clear()
+        try:
+            return await self._answer(request)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self.idle.set()
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         config = self.config
         source = config.paths.get(request.path, NO_SOURCE)
         try:

@@ -19,7 +19,8 @@ MAX_DEPTH = 100  # levels of nesting; ITscope's webhooks have one
 MAX_ID_LENGTH = 255
 KNOWN_EVENT_TYPES = ("ORDER", "ORDERRESPONSE", "DELIVERY", "INVOICE")
 
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
+# An unclosed string matches too, or looking for one would cost quadratic time.
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 _BRACKETS = b"[]{}"
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in _BRACKETS)
 _STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}

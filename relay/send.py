@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import os
 import ssl
 import statistics
 import time
@@ -103,7 +104,7 @@ class Player:
                 text = (await response.content.read(_MAX_ANSWER_BYTES)).decode(errors="replace")
                 answer = Answer(response.status, text)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            reason = getattr(error, "strerror", None) or type(error).__name__
+            reason = _reason(error)
             self.report.answers[reason] += 1
             return Answer(0, reason)
         self.report.latencies_seconds.append(time.perf_counter() - started)
@@ -127,3 +128,16 @@ class Player:
                     pass
                 group.create_task(one(body))
         return self.report
+
+
+def _reason(error: Exception) -> str:
+    """Return what failed in words that can be counted: no addresses, no ports."""
+    match error:
+        case aiohttp.ClientSSLError(strerror=str() as why):
+            return why
+        case OSError(errno=int() as number) if number > 0:
+            return os.strerror(number)
+        case OSError(strerror=str() as why):
+            return why
+        case _:
+            return type(error).__name__

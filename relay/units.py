@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, WithJsonSchema
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _DURATION_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(r"(\d+)(B|KiB|MiB|GiB)")
+_SIZE = re.compile(r"(\d{1,15})(B|KiB|MiB|GiB)")
 _SIZE_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 _STATUS_CLASS = re.compile(r"([1-5])xx")
 _LONGEST = timedelta(days=36500)  # a century: beyond it arithmetic with dates may overflow
@@ -31,9 +31,10 @@ def parse_duration(value: Any) -> timedelta:
     if found is None:
         raise ValueError("write a duration as a number and a unit, such as 500ms, 30s, 10m, 2h or 3d")
     seconds = float(found[1]) * _DURATION_SECONDS[found[2]]
-    if not 0 < seconds <= _LONGEST.total_seconds():
+    duration = timedelta(seconds=min(seconds, _LONGEST.total_seconds() + 1))  # rounds to microseconds
+    if not timedelta(0) < duration <= _LONGEST:
         raise ValueError("a duration must be longer than zero and at most 36500d")
-    return timedelta(seconds=seconds)
+    return duration
 
 
 def parse_size(value: Any) -> int:

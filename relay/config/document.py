@@ -19,10 +19,14 @@ MAX_DEPTH = 30
 
 Path = tuple[str | int, ...]
 
-_PLAIN_TAGS = frozenset(
-    f"tag:yaml.org,2002:{name}"
-    for name in ("str", "int", "float", "bool", "null", "timestamp", "merge", "value")
-)
+_TAGS_OF_KIND = {
+    kind: frozenset(f"tag:yaml.org,2002:{name}" for name in names.split())
+    for kind, names in {
+        yaml.ScalarNode: "str int float bool null timestamp merge value",
+        yaml.SequenceNode: "seq",
+        yaml.MappingNode: "map",
+    }.items()
+}
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})(?:\.[0-9]+)?(?:[eE][-+]?[0-9]{1,3})?")
 _AMBIGUOUS = re.compile(
@@ -30,6 +34,9 @@ _AMBIGUOUS = re.compile(
     r"|[-+]?0[0-9_]+|[-+]?0[oxb][0-9a-fA-F_]+|[-+]?[0-9][0-9_]*_[0-9_]*"
     r"|[-+]?[0-9]+(?::[0-5]?[0-9])+(?:\.[0-9]*)?"
 )
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_ALIASES = "aliases (*name) are not supported; write the value out, or quote a text that starts with *"
+_TAGS = "tags (!name) are not supported; quote a text that starts with !"
 _VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
 
 
@@ -75,9 +82,15 @@ class Document:
         return next(self.places[path[:end]] for end in range(len(path), -1, -1) if path[:end] in self.places)
 
     def refuse(self, path: Path, what: str, place: Place | None = None) -> None:
-        """Note a problem, unless something at or above the path was refused already."""
+        """Note a problem, unless the whole file, or something at or above the path, was refused already."""
+        if self.values is None and self.problems:
+            return
         if not any(path[: len(problem.path)] == problem.path for problem in self.problems if problem.path):
             self.problems.append(Problem(place or self.place(path), path, what))
+
+    def refused_below(self, path: Path) -> bool:
+        """Tell whether something within a path was refused already."""
+        return any(problem.path[: len(path)] == path != problem.path for problem in self.problems)
 
 
 def read(text: str, file: str, environment: Mapping[str, str]) -> Document:
@@ -97,14 +110,25 @@ def read(text: str, file: str, environment: Mapping[str, str]) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
-        document.refuse((), f"not valid YAML: {error.problem or error.context}", place)
+        document.refuse((), _syntax(error.problem or error.context or "unreadable"), place)
         return document
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         document.refuse((), f"not valid YAML: {str(error).splitlines()[0]}")
         return document
     if node is not None:
         document.values = _Reader(document, file, environment).value(node, ())
     return document
+
+
+def _syntax(problem: str) -> str:
+    """Return PyYAML's finding in words that never quote the file: a secret may stand at that very place."""
+    if "alias" in problem:
+        return _ALIASES
+    if "tag" in problem:
+        return _TAGS
+    if "another document" in problem:
+        return "a second document (---) starts here; write only one"
+    return f"not valid YAML: {problem}"
 
 
 class _Reader:
@@ -121,9 +145,12 @@ class _Reader:
         place = self._place(node)
         self._document.places[path] = place
         if id(node) in self._seen:
-            self._problem(place, path, "aliases (*name) are not supported; write the value out")
+            self._problem(place, path, _ALIASES)
             return None
         self._seen.add(id(node))
+        if node.tag not in _TAGS_OF_KIND[type(node)]:
+            self._problem(place, path, _TAGS)
+            return None
         if len(path) > MAX_DEPTH:
             self._problem(place, path, f"nested deeper than {MAX_DEPTH} levels")
             return None
@@ -138,8 +165,6 @@ class _Reader:
                 raise TypeError(f"YAML has no nodes of type {type(node).__name__}")
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
-        if not node.tag.startswith("tag:yaml.org,2002:"):
-            self._problem(self._place(node), path, f"the tag {node.tag} is not supported")
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
             place = self._place(key_node)
@@ -156,27 +181,27 @@ class _Reader:
         return values
 
     def _key(self, node: yaml.Node, place: Place, path: Path) -> str | None:
-        if not isinstance(node, yaml.ScalarNode):
+        if not isinstance(node, yaml.ScalarNode) or id(node) in self._seen:
             self._problem(place, path, "a key must be a plain text")
             return None
+        self._seen.add(id(node))
         if node.style is None and _AMBIGUOUS.fullmatch(node.value):
-            self._problem(place, path, f"quote the key {node.value}: YAML versions read it differently")
+            child = (*path, str(node.value))
+            self._problem(place, child, f"quote the key {node.value}: YAML versions read it differently")
         return str(node.value)
 
     def _scalar(self, node: yaml.ScalarNode, place: Place, path: Path) -> Any:
         text = node.value
-        if node.tag not in _PLAIN_TAGS:
-            self._problem(place, path, f"the tag {node.tag} is not supported")
-        elif node.style is not None:  # quoted, or a block
+        if node.style is not None:  # quoted, or a block
             return self._expanded(text, place, path)
-        elif _AMBIGUOUS.fullmatch(text):
-            self._problem(
-                place,
-                path,
-                f"YAML versions read {text} differently: quote it, or write true, false or a number",
-            )
-        else:
+        if not _AMBIGUOUS.fullmatch(text):
             return self._plain(text, place, path)
+        shown = text if text.isalpha() else "this number"  # which may be a password
+        self._problem(
+            place,
+            path,
+            f"YAML versions read {shown} differently: quote it, or write true, false or a plain number",
+        )
         return None
 
     def _plain(self, text: str, place: Place, path: Path) -> Any:
@@ -196,7 +221,9 @@ class _Reader:
             if found[0] == "$${":
                 return "${"
             if name is None:
-                self._problem(place, path, f"{found[0]} is not of the form ${{NAME}} or ${{NAME:-default}}")
+                self._problem(
+                    place, path, "write a variable as ${NAME} or ${NAME:-default}, and a literal ${ as $${"
+                )
                 return ""
             if name in self._environment and (self._environment[name] or default is None):
                 return self._environment[name]
@@ -205,7 +232,10 @@ class _Reader:
                 return ""
             return str(default)
 
-        return _VARIABLE.sub(replacement, text)
+        expanded = _VARIABLE.sub(replacement, text)
+        if _SURROGATE.search(expanded):
+            self._problem(place, path, "is not valid Unicode text")
+        return expanded
 
     def _place(self, node: yaml.Node) -> Place:
         return Place(self._file, node.start_mark.line + 1, node.start_mark.column + 1)

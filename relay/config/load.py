@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,28 @@ from relay.config.schema import Config, json_schema, named
 from relay.errors import ConfigError
 
 _T = TypeVar("_T")
+_UNKNOWN_KEY = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
+_MESSAGES = {
+    "missing": "is required",
+    "model_type": "must be a mapping",
+    "dataclass_type": "must be a mapping",
+    "dict_type": "must be a mapping",
+    "mapping_type": "must be a mapping",
+    "tuple_type": "must be a list",
+    "too_short": "must not be empty",
+    "string_too_short": "must not be empty",
+    "string_type": "must be a text; put a number in quotes",
+    "int_type": "must be a whole number, without quotes",
+    "bool_type": "must be true or false",
+    "union_tag_not_found": "must have a type: basic, bearer or header",
+    "union_tag_invalid": "must have a type: basic, bearer or header",
+}
+_FORMS = {  # by the start of a pattern
+    "^[A-Za-z0-9]": "a name has letters, digits and ._- only, and at most 64 of them",
+    "^[!#$": "a header's name has letters, digits and !#$%&'*+.^_`|~- only",
+    "^[^:]": "must not hold a colon",
+    "": "has the wrong form",
+}
 
 
 def load(path: Path, environment: Mapping[str, str]) -> Config:
@@ -44,7 +67,7 @@ def _validated(document: Document, folder: Path) -> Config | None:
         document.refuse((), "the configuration is empty")
         return None
     try:
-        config = Config.model_validate(document.values, context={"folder": folder})
+        config = Config.model_validate(_without_empty_sections(document.values), context={"folder": folder})
     except ValidationError as error:
         refuse_invalid(document, error, json_schema())
         return None
@@ -60,6 +83,13 @@ def _files(path: Path) -> list[Path]:
     return files
 
 
+def _without_empty_sections(values: Any) -> Any:
+    """Return a configuration's values without those sections whose every line is commented out."""
+    if not isinstance(values, dict):
+        return values
+    return {section: value for section, value in values.items() if value is not None}
+
+
 def refuse_invalid(document: Document, error: ValidationError, schema: dict[str, Any]) -> None:
     """Note pydantic's findings as problems of a document, as this project words them.
 
@@ -68,10 +98,13 @@ def refuse_invalid(document: Document, error: ValidationError, schema: dict[str,
         error: what pydantic found.
         schema: the JSON Schema that it was validated against, for suggestions.
     """
-    for item in error.errors(include_url=False, include_input=False):
-        path = _written_path(item["loc"], document)
-        place = document.key_places.get(path) if item["type"] == "extra_forbidden" else None
-        document.refuse(path, _message(item, schema), place)
+    found = error.errors(include_url=False, include_input=False)
+    for item in sorted(found, key=lambda item: -len(item["loc"])):  # parts before the whole
+        path = _written_path(item["loc"], document, missing=item["type"] == "missing")
+        if item["type"] in {"value_error", "too_short"} and document.refused_below(path):
+            continue  # a part counts as absent that was only refused
+        about_key = item["type"] in _UNKNOWN_KEY or item["loc"][-1:] == ("[key]",)
+        document.refuse(path, _message(item, schema), document.key_places.get(path) if about_key else None)
 
 
 def read_file(file: Path, environment: Mapping[str, str]) -> Document:
@@ -96,7 +129,13 @@ def _united(documents: list[Document]) -> Document:
         return documents[0]
     whole = Document(values={}, places={(): documents[0].places[()]})
     for document in documents:
-        whole.problems += document.problems
+        offsets: dict[yaml_document.Path, int] = {
+            (name,): len(value) for name, value in whole.values.items() if isinstance(value, list)
+        }
+        whole.problems += [
+            replace(problem, path=_shifted(problem.path, offsets.get(problem.path[:1], 0)))
+            for problem in document.problems
+        ]
         if document.values is None:
             continue
         if not isinstance(document.values, dict):
@@ -104,6 +143,8 @@ def _united(documents: list[Document]) -> Document:
             continue
         for section, value in document.values.items():
             _unite_section(whole, document, section, value)
+    if any(document.values is None and document.problems for document in documents):
+        whole.values = None  # nothing is known to be missing while a file can't be read
     return whole
 
 
@@ -139,35 +180,30 @@ def _shifted(path: yaml_document.Path, offset: int) -> yaml_document.Path:
             return path
 
 
-def _written_path(location: tuple[int | str, ...], document: Document) -> yaml_document.Path:
-    """Return the path as written, without the union tags that pydantic puts in; a missing key stays."""
+def _written_path(
+    location: tuple[int | str, ...], document: Document, *, missing: bool
+) -> yaml_document.Path:
+    """Return the path as written, without the union tags that pydantic puts in; a `missing` key stays."""
     path: yaml_document.Path = ()
     for position, part in enumerate(location):
         last = position == len(location) - 1
-        if (*path, part) in document.places or last:
+        if (*path, part) in document.places or (last and missing):
             path = (*path, part)
     return path
 
 
 def _message(item: Any, schema: dict[str, Any]) -> str:
     match item["type"]:
-        case "missing":
-            return "is required"
-        case "extra_forbidden" | "unexpected_keyword_argument":
+        case kind if kind in _MESSAGES:
+            return _MESSAGES[kind]
+        case kind if kind in _UNKNOWN_KEY:
             name = str(item["loc"][-1])
             return f"is not a known key{suggestion(name, _known_keys(item['loc'][:-1], schema))}"
         case "value_error":
             return str(item["ctx"]["error"])
-        case "string_type":
-            return "must be a text; put a number in quotes"
-        case "int_type":
-            return "must be a whole number, without quotes"
-        case "bool_type":
-            return "must be true or false"
-        case "union_tag_not_found" | "union_tag_invalid":
-            return "must have a type: basic, bearer or header"
-        case "string_pattern_mismatch" if item["ctx"]["pattern"].startswith("^[A-Za-z0-9][A-Za-z0-9_.-]"):
-            return "a name has letters, digits and ._- only, and at most 64 of them"
+        case "string_pattern_mismatch":
+            pattern = item["ctx"]["pattern"]
+            return next(text for start, text in _FORMS.items() if pattern.startswith(start))
         case _:
             message = str(item["msg"])
             return message[:1].lower() + message[1:]

@@ -213,7 +213,7 @@ class Tls(_Options):
         try:
             context.load_cert_chain(self.cert_file, self.key_file, password=_no_passphrase)
         except (OSError, ssl.SSLError) as error:
-            reason = getattr(error, "reason", None) or error.strerror or "not a PEM certificate and key"
+            reason = getattr(error, "reason", None) or (error.strerror or "not PEM files").lower()
             raise ValueError(f"can't use {self.cert_file} with {self.key_file}: {reason}") from error
         return context
 
@@ -237,7 +237,7 @@ class Server(_Options):
     trusted_proxies: tuple[Network, ...] = ()
     """Proxies whose X-Forwarded-For names the client."""
     drain_timeout: Duration = timedelta(seconds=8)
-    """On a stop, how long deliveries in flight may take to finish before they are put back."""
+    """On a stop, how long webhooks and deliveries under way may take to finish; the rest is put back."""
 
 
 class Admin(_Options):

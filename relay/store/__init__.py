@@ -7,6 +7,7 @@ at the same moment into one transaction, and one bad item never poisons the othe
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -67,6 +68,11 @@ class Purged:
 
 class Store(Protocol):
     """Durable memory for events and the deliveries owed for them."""
+
+    @property
+    def died(self) -> asyncio.Future[None]:
+        """Gets an exception if the store ends by itself; it takes nothing any more then."""
+        ...
 
     async def accept(self, event: Event, claims: Mapping[str, bool]) -> Acceptance:
         """Store an event with one delivery for each destination, unless (source, event_id) is there.

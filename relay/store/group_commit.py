@@ -8,6 +8,7 @@ transaction, and what an SQLite error means for those who wait. Knows nothing of
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -27,6 +28,7 @@ R = TypeVar("R")
 Apply = Callable[[Sequence[I]], list[R]]
 
 MAX_BATCH = 256
+_ENDED = "the store's thread has ended"
 # The WAL is folded into the database when it has grown past the first bound and nobody waits, or past the
 # second in any case. In pages of 4 KiB.
 CHECKPOINT_IDLE_PAGES = 2_000
@@ -76,6 +78,8 @@ class GroupCommit:
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Operation[Any, Any] | None] = SimpleQueue()
         self._dead = False
+        self.died: asyncio.Future[None] = self._loop.create_future()
+        """Gets an exception if the thread ends by a bug."""
         self._wal_pages = 0
         connection.wal_autocheckpoint(0)
         connection.set_wal_hook(self._note_wal_pages)
@@ -96,18 +100,20 @@ class GroupCommit:
         """
         done: asyncio.Future[R] = self._loop.create_future()
         if self._dead:
-            done.set_exception(StoreUnavailableError("the store's thread has ended"))
+            done.set_exception(StoreUnavailableError(_ENDED))
         else:
             self._queue.put(_Operation(apply, item, done))
         return done
 
     async def close(self) -> None:
         """Commit what waits, end the thread and close the connection."""
+        self._dead = True
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
         self._connection.close()
 
     def _run(self) -> None:
+        batch: list[_Operation[Any, Any]] = []
         try:
             while (operation := self._queue.get()) is not None:
                 batch = self._batch(operation)
@@ -117,15 +123,23 @@ class GroupCommit:
                 took = time.perf_counter() - started
                 changed = self._connection.total_changes() != before
                 self._loop.call_soon_threadsafe(self._give_out, batch, results, took if changed else None)
-                del operation, batch, results  # or the last bodies live until the next webhook
+                batch = []
+                del operation, results  # or the last bodies live until the next webhook
                 self._checkpoint()
-        except BaseException:
-            # Nothing may be acknowledged any more; whoever waits or comes is told so.
-            _log.exception("store.died")
-            self._dead = True
-            raise
-        finally:
-            self._dead = True
+        except BaseException as error:  # noqa: BLE001 (a bug: nothing may be acknowledged any more)
+            self._loop.call_soon_threadsafe(self._die, batch, error)
+
+    def _die(self, batch: list[_Operation[Any, Any]], error: BaseException) -> None:
+        """Tell everybody who waits, and whoever runs the relay, that the thread has ended."""
+        _log.critical("store.died", exc_info=error)
+        self._dead = True
+        with contextlib.suppress(Empty):
+            while True:
+                if (operation := self._queue.get_nowait()) is not None:
+                    batch.append(operation)
+        self._give_out(batch, [StoreUnavailableError(_ENDED)] * len(batch), None)
+        if not self.died.done():
+            self.died.set_exception(StoreError("the store's thread ended by a bug"))
 
     def _batch(self, first: _Operation[Any, Any]) -> list[_Operation[Any, Any]]:
         batch = [first]

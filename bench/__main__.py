@@ -1,0 +1,189 @@
+"""`python -m bench [PART ...]`: throughput, latency, island. Ratios first, then what they are made of.
+
+Every comparison runs side by side and interleaved (A B A B), each side with fresh processes; medians over the
+rounds are given with their range. The machine is part of the result: compare ratios, not figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import apsw
+import uvloop
+
+from bench import clock, harness
+
+WARM_UP_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One run of one side under full load."""
+
+    accepted: float
+    delivered: float
+    p50_ms: float
+    p99_ms: float
+    memory_mib: float
+    cpu: str
+
+
+def throughput(folder: Path, seconds: float, rounds: int) -> None:
+    """Accepted and delivered as fast as it goes, 64 connections, 3 destinations, 600-byte events."""
+    sides: dict[str, Callable[..., object]] = {"bare": harness.bare, "relay": harness.relay}
+    results: dict[str, list[Round]] = {side: [] for side in sides}
+    with harness.receivers(folder / "nginx") as receivers:
+        for number in range(rounds):
+            for side, start in sides.items():
+                with start(folder / f"{side}{number}", receivers.urls) as process:  # type: ignore[attr-defined]
+                    results[side].append(_full_load(process, receivers, seconds))
+    print("throughput: accepted and delivered to 3 destinations, as fast as it goes")
+    for name, unit in (("delivered", "events/s"), ("accepted", "accepts/s")):
+        relay, bare = ([getattr(one, name) for one in results[side]] for side in ("relay", "bare"))
+        ratios = [a / b for a, b in zip(relay, bare, strict=True)]
+        print(f"  ratio relay/bare, {unit:10} {_spread(ratios, '.2f')}")
+    for side, runs in results.items():
+        print(
+            f"  {side:5}  accepts/s {_spread([run.accepted for run in runs], '.0f')}"
+            f"  deliveries/s {_spread([3 * run.delivered for run in runs], '.0f')}"
+            f"  answer p50 {_spread([run.p50_ms for run in runs], '.1f')} ms"
+            f"  p99 {_spread([run.p99_ms for run in runs], '.1f')} ms"
+            f"  memory {_spread([run.memory_mib for run in runs], '.0f')} MiB"
+        )
+        print(f"         cores used, last round: {runs[-1].cpu}")
+
+
+def _full_load(process: harness.Process, receivers: harness.Receivers, seconds: float) -> Round:
+    harness.load(process.port, WARM_UP_SECONDS)
+    _settle(receivers)
+    received, started = receivers.received, time.monotonic()
+    cpu = process.cpu_seconds, receivers.process.cpu_seconds
+    load = harness.load(process.port, seconds)
+    deadline = time.monotonic() + 120
+    while receivers.received - received < 3 * load.requests and time.monotonic() < deadline:
+        time.sleep(0.005)
+    took = time.monotonic() - started
+    missing = 3 * load.requests - (receivers.received - received)
+    if load.errors or missing > 0:
+        raise RuntimeError(f"{load.errors} errors, {missing} deliveries missing")
+    return Round(
+        accepted=load.requests / load.seconds,
+        delivered=load.requests / took,
+        p50_ms=load.p50_ms,
+        p99_ms=load.p99_ms,
+        memory_mib=process.memory_mib,
+        cpu=(
+            f"relay {(process.cpu_seconds - cpu[0]) / took:.2f},"
+            f" nginx {(receivers.process.cpu_seconds - cpu[1]) / took:.2f},"
+            f" wrk {load.cpu_seconds / load.seconds:.2f} (of {os.cpu_count()})"
+        ),
+    )
+
+
+def _settle(receivers: harness.Receivers) -> None:
+    """Wait until nothing arrives any more."""
+    before = -1
+    while receivers.received != before:
+        before = receivers.received
+        time.sleep(0.5)
+
+
+def latency(folder: Path, seconds: float, rounds: int, rate: float = 200.0) -> None:
+    """Answer and delivery times at a steady rate."""
+
+    async def run() -> None:
+        print(f"latency at {rate:g} events/s, 3 destinations (open loop)")
+        receivers = clock.Receivers()
+        await receivers.start(3)
+        lines: dict[str, list[list[float]]] = {"answer": [], "post to arrival": []}
+        for number in range(rounds):
+            with harness.relay(folder / f"latency{number}", receivers.urls) as process:
+                await receivers.run(process.port, rate, 2, 3)
+                times = await receivers.run(process.port, rate, seconds, 3)
+                lines["answer"].append(sorted(times.answers))
+                lines["post to arrival"].append(
+                    sorted(itertools.chain.from_iterable(times.deliveries.values()))
+                )
+                memory = process.memory_mib
+        for name, runs in lines.items():
+            quantiles = "  ".join(
+                f"p{share:g} {_spread([_quantile(run, share / 100) * 1000 for run in runs], '.2f')} ms"
+                for share in (50, 99, 99.9)
+            )
+            print(f"  {name:16} {quantiles}")
+        print(f"  memory {memory:.0f} MiB, refused {times.refused}")
+
+    uvloop.run(run())
+
+
+def island(folder: Path, seconds: float, rounds: int, rate: float = 200.0) -> None:
+    """The times of two destinations, while the third answers, and while it hangs."""
+
+    async def run() -> None:
+        p99: dict[str, list[float]] = {"all answer": [], "one hangs": []}
+        for number in range(rounds):
+            for name, hanging in (("all answer", frozenset[int]()), ("one hangs", frozenset({2}))):
+                receivers = clock.Receivers()
+                await receivers.start(3, hanging)
+                with harness.relay(folder / f"{name[:3]}{number}", receivers.urls) as process:
+                    await receivers.run(process.port, rate, 2, 3 - len(hanging))
+                    times = await receivers.run(process.port, rate, seconds, 3 - len(hanging))
+                    p99[name].append(_quantile(sorted(times.deliveries[0] + times.deliveries[1]), 0.99))
+        print(f"island: two healthy destinations at {rate:g} events/s, post to arrival")
+        ratios = [a / b for a, b in zip(p99["one hangs"], p99["all answer"], strict=True)]
+        print(f"  ratio of p99, one hangs / all answer  {_spread(ratios, '.2f')}")
+        for name, values in p99.items():
+            print(f"  {name:10} p99 {_spread([value * 1000 for value in values], '.2f')} ms")
+
+    uvloop.run(run())
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}}..{max(values):{form}})"
+
+
+PARTS = {"throughput": throughput, "latency": latency, "island": island}
+
+
+def main() -> None:
+    """Run the parts that are named, or all."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}; default: all")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each run (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each side (default: %(default)s)")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - PARTS.keys():
+        parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    wanted = arguments.parts or list(PARTS)
+    if "throughput" in wanted and not (
+        shutil.which("wrk") and shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
+    ):
+        sys.exit("throughput needs wrk and nginx as load generator and receivers (Debian: wrk, nginx-light)")
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()},"
+        f" aiohttp {version('aiohttp')}, uvloop {version('uvloop')}, SQLite {apsw.sqlite_lib_version()}"
+        " (WAL, synchronous=FULL)"
+    )
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=Path.cwd()) as folder:  # the disk, not a tmpfs
+        for part in wanted:
+            PARTS[part](Path(folder), arguments.seconds, arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

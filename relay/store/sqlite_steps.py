@@ -1,0 +1,339 @@
+"""The SQL of the steps, each applied to a batch of like items within one transaction.
+
+A statement handles many rows: between two statements the writer's thread must win Python's global lock back
+from the event loop, which costs far more than a row does. Transactions are `group_commit`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import logging
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import apsw
+
+from relay.model import Attempt, Delivery, Event, Quarantined
+from relay.store import Acceptance, Claimed, Purged
+
+_log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 60.0
+MAX_QUARANTINED = 1_000  # requests, and their bodies' bytes; the oldest make room
+MAX_QUARANTINED_BYTES = 256 << 20
+_CHUNKS = (64, 16, 4, 1)  # rows a statement: few sizes, so that every statement stays prepared
+
+
+class Steps:
+    """Applies steps to a connection; only the thread that owns the connection may call it.
+
+    Every public method takes a list of items and returns a result for each, in order.
+    """
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+        self._next_event = self._highest("events") + 1
+        self._next_delivery = self._highest("deliveries") + 1
+        self._tokens = itertools.count(secrets.randbits(60))
+
+    def accept(self, offers: Sequence[tuple[Event, Mapping[str, bool]]]) -> list[Acceptance]:
+        """Store events with their deliveries; what is there already is a duplicate."""
+        ids = [self._next_event + position for position in range(len(offers))]
+        self._next_event += len(offers)
+        before = self._connection.total_changes()
+        self._write(
+            "INSERT INTO events (id, source, event_id, received_at, content_type, event_type,"
+            " transaction_status, trace_id, unrouted, body) VALUES {rows}"
+            " ON CONFLICT (source, event_id) DO NOTHING",
+            [
+                (
+                    id_,
+                    event.source,
+                    event.event_id,
+                    event.received_at,
+                    event.content_type,
+                    event.event_type,
+                    event.transaction_status,
+                    event.trace_id,
+                    not claims,
+                    event.body,
+                )
+                for id_, (event, claims) in zip(ids, offers, strict=True)
+            ],
+        )
+        stored = set(ids)
+        if self._connection.total_changes() - before != len(offers):
+            stored &= set(self._json("SELECT json_group_array(id) FROM events WHERE id >= ?", (ids[0],)))
+        return self._accept_deliveries(
+            [(id_ if id_ in stored else None, offer) for id_, offer in zip(ids, offers, strict=True)]
+        )
+
+    def _accept_deliveries(
+        self, offers: Sequence[tuple[int | None, tuple[Event, Mapping[str, bool]]]]
+    ) -> list[Acceptance]:
+        """Store the deliveries of those events that are new; an id of None marks a duplicate."""
+        rows: list[tuple[Any, ...]] = []
+        acceptances = []
+        for event_id, (event, claims) in offers:
+            if event_id is None:
+                acceptances.append(Acceptance(duplicate=True, conflicting=self._conflicts(event)))
+                continue
+            claimed = []
+            for destination, claim in claims.items():
+                id_ = self._next_delivery
+                self._next_delivery += 1
+                token = next(self._tokens) if claim else None
+                rows.append(
+                    (
+                        id_,
+                        event_id,
+                        destination,
+                        "pending" if token is None else "in_flight",
+                        event.received_at,
+                        event.received_at,
+                        token,
+                        None if token is None else event.received_at + LEASE_SECONDS,
+                    )
+                )
+                if token is not None:
+                    claimed.append(Delivery(id_, destination, event.received_at, 0, token, event))
+            acceptances.append(Acceptance(duplicate=False, conflicting=False, claimed=tuple(claimed)))
+        self._write(
+            "INSERT INTO deliveries (id, event, destination, state, accepted_at, due_at, token, lease_until)"
+            " VALUES {rows}",
+            rows,
+        )
+        return acceptances
+
+    def _conflicts(self, event: Event) -> bool:
+        first = self._connection.execute(
+            "SELECT body FROM events WHERE source = ? AND event_id = ?", (event.source, event.event_id)
+        ).get
+        return bool(first != event.body)
+
+    def quarantine(self, requests: Sequence[Quarantined]) -> list[None]:
+        """Keep requests that can't be events, within bounds."""
+        for request in requests:
+            self._connection.execute(
+                "INSERT INTO quarantine (source, reason, digest, detail, content_type, received_at,"
+                " last_received_at, times, body) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)"
+                " ON CONFLICT (source, reason, digest) DO UPDATE SET times = times + 1,"
+                " last_received_at = excluded.last_received_at",
+                (
+                    request.source,
+                    request.reason,
+                    hashlib.sha256(request.body).hexdigest(),
+                    request.detail,
+                    request.content_type,
+                    request.received_at,
+                    request.received_at,
+                    request.body,
+                ),
+            )
+        before = self._connection.total_changes()
+        self._connection.execute(
+            "DELETE FROM quarantine WHERE id IN (SELECT id FROM ("
+            " SELECT id, row_number() OVER newest AS place, sum(length(body)) OVER newest AS bytes"
+            " FROM quarantine WINDOW newest AS (ORDER BY id DESC)) WHERE place > ? OR bytes > ?)",
+            (MAX_QUARANTINED, MAX_QUARANTINED_BYTES),
+        )
+        if evicted := self._connection.total_changes() - before:
+            _log.warning("quarantine.evicted", extra={"fields": {"number": evicted}})
+        return [None] * len(requests)
+
+    def claim(self, wishes: Sequence[tuple[str, int, int, float]]) -> list[Claimed]:
+        """Claim what is due, for wishes of (destination, limit, max_bytes, now)."""
+        return [self._claim_one(*wish) for wish in wishes]
+
+    def _claim_one(self, destination: str, limit: int, max_bytes: int, now: float) -> Claimed:
+        due: list[tuple[int, float, int]] = self._json(
+            "SELECT json_group_array(json_array(d.id, d.due_at, length(e.body))) FROM ("
+            " SELECT id, event, due_at FROM deliveries WHERE destination = ? AND state = 'pending'"
+            " ORDER BY due_at, id LIMIT ?) AS d JOIN events AS e ON e.id = d.event",
+            (destination, limit + 1),
+        )
+        due.sort(key=lambda row: (row[1], row[0]))
+        taken: list[int] = []
+        size = 0
+        for id_, due_at, length in due[:limit]:
+            size += length
+            if due_at > now or (taken and size > max_bytes):
+                break
+            taken.append(id_)
+        next_due_at = due[len(taken)][1] if len(taken) < len(due) else None
+        more = next_due_at is not None and next_due_at <= now
+        return Claimed(self._take(taken, now), more, next_due_at)
+
+    def _take(self, ids: Sequence[int], now: float) -> tuple[Delivery, ...]:
+        """Claim deliveries by id and return them with their events, in the order of the ids."""
+        if not ids:
+            return ()
+        token = next(self._tokens)
+        wanted = json.dumps(ids)
+        self._connection.execute(
+            "UPDATE deliveries SET state = 'in_flight', token = ?, lease_until = ?"
+            " WHERE id IN (SELECT value FROM json_each(?))",
+            (token, now + LEASE_SECONDS, wanted),
+        )
+        # One row for all: hex, since SQLite has no way to gather blobs.
+        rows, bodies = self._connection.execute(
+            "SELECT json_group_array(json_array(d.id, d.destination, d.accepted_at, d.attempts, json_object("
+            "'source', source, 'event_id', event_id, 'received_at', received_at,"
+            " 'content_type', content_type, 'event_type', event_type,"
+            " 'transaction_status', transaction_status, 'trace_id', trace_id))),"
+            " group_concat(hex(body)) FROM json_each(?) AS wanted"
+            " JOIN deliveries AS d ON d.id = wanted.value JOIN events AS e ON e.id = d.event",
+            (wanted,),
+        ).get
+        found = {}
+        for row, body in zip(json.loads(rows), bodies.split(","), strict=True):
+            id_, destination, accepted_at, attempts, fields = row
+            event = Event(**fields, body=bytes.fromhex(body))
+            found[id_] = Delivery(id_, destination, accepted_at, attempts, token, event)
+        return tuple(found[id_] for id_ in ids)
+
+    def record(self, batches: Sequence[Sequence[Attempt]]) -> list[list[bool]]:
+        """Store attempts, those whose claim still holds, and what follows from them."""
+        attempts = [attempt for batch in batches for attempt in batch]
+        held = self._held([attempt.delivery for attempt in attempts])
+        valid = [attempt for attempt in attempts if (attempt.delivery.id, attempt.delivery.token) in held]
+        self._write(
+            "INSERT INTO attempts (delivery, number, started_at, duration_seconds, status, error, next_state)"
+            " VALUES {rows}",
+            [
+                (
+                    attempt.delivery.id,
+                    attempt.number,
+                    attempt.started_at,
+                    attempt.outcome.duration_seconds,
+                    attempt.outcome.status,
+                    attempt.outcome.error,
+                    attempt.transition.state.value,
+                )
+                for attempt in valid
+            ],
+        )
+        self._write(
+            "WITH done (id, state, due_at, attempts) AS (VALUES {rows})"
+            " UPDATE deliveries SET state = done.state, due_at = done.due_at, attempts = done.attempts,"
+            " token = NULL, lease_until = NULL FROM done WHERE deliveries.id = done.id",
+            [
+                (
+                    attempt.delivery.id,
+                    attempt.transition.state.value,
+                    attempt.transition.due_at,
+                    attempt.number,
+                )
+                for attempt in valid
+            ],
+        )
+        return [
+            [(attempt.delivery.id, attempt.delivery.token) in held for attempt in batch] for batch in batches
+        ]
+
+    def _held(self, deliveries: Sequence[Delivery]) -> set[tuple[int, int]]:
+        """Return those claims, as (delivery, token), that are still the stored ones."""
+        rows = self._json(
+            "SELECT json_group_array(json_array(d.id, d.token)) FROM json_each(?) AS wanted"
+            " JOIN deliveries AS d ON d.id = wanted.value WHERE d.state = 'in_flight'",
+            (json.dumps([delivery.id for delivery in deliveries]),),
+        )
+        return {(id_, token) for id_, token in rows}
+
+    def release(self, batches: Sequence[Sequence[Delivery]]) -> list[list[str]]:
+        """Give claims back; return for each batch the destinations of those that were still held."""
+        deliveries = [delivery for batch in batches for delivery in batch]
+        held = self._held(deliveries)
+        self._connection.execute(
+            "UPDATE deliveries SET state = 'pending', token = NULL, lease_until = NULL"
+            " WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps([id_ for id_, token in held if (id_, token) in _claims(deliveries)]),),
+        )
+        return [
+            [delivery.destination for delivery in batch if (delivery.id, delivery.token) in held]
+            for batch in batches
+        ]
+
+    def renew(self, batches: Sequence[tuple[Sequence[Delivery], float]]) -> list[None]:
+        """Extend the leases of (deliveries, now)."""
+        for deliveries, now in batches:
+            held = self._held(deliveries) & _claims(deliveries)
+            self._connection.execute(
+                "UPDATE deliveries SET lease_until = ? WHERE id IN (SELECT value FROM json_each(?))",
+                (now + LEASE_SECONDS, json.dumps([id_ for id_, _ in held])),
+            )
+        return [None] * len(batches)
+
+    def expire(self, instants: Sequence[float]) -> list[list[str]]:
+        """Make deliveries pending whose lease ran out; the first result has their destinations."""
+        expired: list[tuple[int, str]] = self._json(
+            "SELECT json_group_array(json_array(id, destination)) FROM deliveries"
+            " WHERE state = 'in_flight' AND lease_until <= ?",
+            (max(instants),),
+        )
+        if expired:
+            self._connection.execute(
+                "UPDATE deliveries SET state = 'pending', token = NULL, lease_until = NULL"
+                " WHERE id IN (SELECT value FROM json_each(?))",
+                (json.dumps([id_ for id_, _ in expired]),),
+            )
+        return [[destination for _, destination in expired], *([] for _ in instants[1:])]
+
+    def purge(self, wishes: Sequence[tuple[int, float, int]]) -> list[Purged]:
+        """Delete old finished events, for wishes of (after, accepted_before, limit)."""
+        return [self._purge_one(*wish) for wish in wishes]
+
+    def _purge_one(self, after: int, accepted_before: float, limit: int) -> Purged:
+        looked_at = self._json(
+            "SELECT json_group_array(json_array(id, received_at < ?, unrouted OR EXISTS ("
+            " SELECT 1 FROM deliveries AS d WHERE d.event = e.id"
+            " AND d.state NOT IN ('delivered', 'discarded'))))"
+            " FROM (SELECT id, received_at, unrouted FROM events WHERE id > ? ORDER BY id LIMIT ?) AS e",
+            (accepted_before, after, limit),
+        )
+        finished = [id_ for id_, old, unfinished in looked_at if old and not unfinished]
+        self._connection.execute(
+            "DELETE FROM events WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(finished),)
+        )
+        reached_end = len(looked_at) < limit or not all(old for _, old, _ in looked_at)
+        return Purged(len(finished), None if reached_end else max(id_ for id_, *_ in looked_at))
+
+    def probe(self, instants: Sequence[float]) -> list[None]:
+        """Write when this was asked for."""
+        self._connection.execute(
+            "INSERT INTO probe (id, probed_at) VALUES (1, ?)"
+            " ON CONFLICT (id) DO UPDATE SET probed_at = excluded.probed_at",
+            (max(instants),),
+        )
+        return [None] * len(instants)
+
+    def _write(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Run a statement with `{rows}` for all rows, many at a time."""
+        for chunk in _chunks(rows):
+            marks = "(" + ",".join("?" * len(chunk[0])) + ")"
+            self._connection.execute(
+                sql.format(rows=",".join([marks] * len(chunk))), [value for row in chunk for value in row]
+            )
+
+    def _json(self, sql: str, bindings: Sequence[Any]) -> Any:
+        """Return what a statement gathers into one JSON value."""
+        return json.loads(self._connection.execute(sql, bindings).get)
+
+    def _highest(self, table: str) -> int:
+        highest: int = self._connection.execute(f"SELECT coalesce(max(id), 0) FROM {table}").get  # noqa: S608
+        return highest
+
+
+def _claims(deliveries: Sequence[Delivery]) -> set[tuple[int, int]]:
+    return {(delivery.id, delivery.token) for delivery in deliveries}
+
+
+def _chunks(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
+    start = 0
+    for size in _CHUNKS:
+        while len(rows) - start >= size:
+            yield rows[start : start + size]
+            start += size

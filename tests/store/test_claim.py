@@ -1,0 +1,360 @@
+"""Conformance: claims, leases, what attempts lead to, and what a destination is owed."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from relay.model import DeliveryState
+from relay.store import Store
+from tests.store.opened import (
+    START,
+    Opened,
+    accept,
+    attempt,
+    backlog,
+    claim_all,
+    claim_one,
+    event,
+    finish,
+    ids,
+    owed,
+)
+
+FAR = START + 1e6  # beyond every lease and every due date of these tests
+DELIVERED, DEAD, PENDING = DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.PENDING
+
+
+async def test_nothing_to_claim_from_an_empty_store(store: Store) -> None:
+    claimed = await store.claim("erp", 10, 1 << 20, START)
+    assert (claimed.deliveries, claimed.more, claimed.next_due_at) == ((), False, None)
+
+
+async def test_longest_due_is_claimed_first(store: Store) -> None:
+    for event_id, at in (("third", 30.0), ("first", 10.0), ("second", 20.0)):
+        await accept(store, event_id, at=START + at)
+    assert ids(await claim_all(store)) == ["first", "second", "third"]
+
+
+async def test_of_equally_due_the_first_accepted_is_claimed_first(store: Store) -> None:
+    for event_id in ("b", "a", "c"):
+        await accept(store, event_id)
+    assert ids(await claim_all(store)) == ["b", "a", "c"]
+
+
+async def test_claim_is_limited_in_number_and_says_that_more_is_due(store: Store) -> None:
+    await accept(store, "e1", "e2", "e3")
+    first = await store.claim("erp", 2, 1 << 20, START + 10)
+    assert (ids(first.deliveries), first.more, first.next_due_at) == (["e1", "e2"], True, START + 2)
+    second = await store.claim("erp", 2, 1 << 20, START + 10)
+    assert (ids(second.deliveries), second.more, second.next_due_at) == (["e3"], False, None)
+
+
+async def test_claim_of_exactly_all_says_that_nothing_is_left(store: Store) -> None:
+    await accept(store, "e1", "e2")
+    claimed = await store.claim("erp", 2, 1 << 20, START + 10)
+    assert (len(claimed.deliveries), claimed.more, claimed.next_due_at) == (2, False, None)
+
+
+async def test_claim_is_limited_in_bytes_and_says_that_more_is_due(store: Store) -> None:
+    for number in range(3):
+        await store.accept(event(f"e{number}", body=b"x" * 100), {"erp": False})
+    claimed = await store.claim("erp", 10, 250, START)
+    assert (ids(claimed.deliveries), claimed.more, claimed.next_due_at) == (["e0", "e1"], True, START)
+    claimed = await store.claim("erp", 10, 250, START)
+    assert (ids(claimed.deliveries), claimed.more) == (["e2"], False)
+
+
+async def test_body_above_the_limit_is_claimed_alone(store: Store) -> None:
+    await store.accept(event("large", body=b"x" * 1000), {"erp": False})
+    await store.accept(event("small", body=b"x"), {"erp": False})
+    claimed = await store.claim("erp", 10, 250, START)
+    assert (ids(claimed.deliveries), claimed.more) == (["large"], True)
+
+
+async def test_what_is_not_due_yet_is_not_claimed(store: Store) -> None:
+    await accept(store, "now", "later")
+    claimed = await store.claim("erp", 10, 1 << 20, START + 0.5)
+    assert (ids(claimed.deliveries), claimed.more, claimed.next_due_at) == (["now"], False, START + 1)
+
+
+async def test_claimed_is_not_claimed_again(store: Store) -> None:
+    await accept(store, "e1")
+    assert ids(await claim_all(store)) == ["e1"]
+    assert await claim_all(store) == []
+
+
+async def test_claims_at_once_never_get_the_same_delivery(store: Store) -> None:
+    await accept(store, *(f"e{number}" for number in range(20)))
+    claims = await asyncio.gather(*(store.claim("erp", 3, 1 << 20, START + 100) for _ in range(10)))
+    claimed = [delivery.id for claim in claims for delivery in claim.deliveries]
+    assert len(claimed) == len(set(claimed)) == 20
+
+
+async def test_destinations_have_backlogs_of_their_own(store: Store) -> None:
+    await accept(store, "e1", to=("erp", "crm"))
+    assert ids(await claim_all(store, "erp")) == ["e1"]
+    assert ids(await claim_all(store, "crm")) == ["e1"]
+    assert await claim_all(store, "er_") == []
+
+
+async def test_retry_is_not_claimed_before_it_is_due(open_store: Opened) -> None:
+    store = await open_store()
+    await accept(store, "e1")
+    failed = attempt(await claim_one(store), PENDING, due_at=START + 60)
+    assert await store.record([failed]) == [True]
+    early = await store.claim("erp", 10, 1 << 20, START + 59.9)
+    store = await open_store()
+    assert await store.claim("erp", 10, 1 << 20, START + 59.9) == early
+    assert (early.deliveries, early.more, early.next_due_at) == ((), False, START + 60)
+    (again,) = await claim_all(store, now=START + 60)
+    assert (again.attempts, again.accepted_at, again.id) == (1, START, failed.delivery.id)
+
+
+async def test_attempts_count_up_over_retries(store: Store) -> None:
+    await accept(store, "e1")
+    for number in range(4):
+        delivery = await claim_one(store)
+        assert delivery.attempts == number
+        assert await store.record([attempt(delivery, PENDING)]) == [True]
+
+
+async def test_attempts_are_kept_in_full(open_store: Opened) -> None:
+    store = await open_store()
+    await accept(store, "e1")
+    failed = attempt(await claim_one(store), PENDING, at=START + 1)
+    refused = replace(failed.outcome, status=None, error="can't connect")
+    await store.record([replace(failed, outcome=refused)])
+    await store.record([attempt(await claim_one(store), DELIVERED, at=START + 2)])
+    rows = open_store.read(
+        "SELECT number, started_at, status, error, next_state FROM attempts ORDER BY number"
+    )
+    assert rows == [
+        (1, START + 1, None, "can't connect", "pending"),
+        (2, START + 2, 200, None, "delivered"),
+    ]
+
+
+@pytest.mark.parametrize("state", [DELIVERED, DEAD])
+async def test_finished_delivery_is_never_claimed_again(open_store: Opened, state: DeliveryState) -> None:
+    store = await open_store()
+    await accept(store, "e1")
+    await finish(store, state)
+    assert await store.expire(FAR) == 0
+    assert await claim_all(store, now=FAR) == []
+    store = await open_store()
+    assert await claim_all(store, now=FAR) == []
+
+
+async def test_result_of_a_lost_claim_changes_nothing(open_store: Opened) -> None:
+    store = await open_store()
+    await accept(store, "e1")
+    lost = await claim_one(store)
+    assert await store.expire(FAR) == 1
+    held = await claim_one(store, now=FAR)
+    assert held.token != lost.token
+    assert await store.record([attempt(lost, DELIVERED)]) == [False]
+    assert await backlog(store) == owed(in_flight=1, oldest=START)
+    assert open_store.read("SELECT count(*) FROM attempts") == [(0,)]
+    assert await store.record([attempt(held, PENDING)]) == [True]
+    assert (await claim_one(store, now=FAR)).attempts == 1
+
+
+async def test_second_result_of_one_claim_changes_nothing(open_store: Opened) -> None:
+    store = await open_store()
+    await accept(store, "e1")
+    delivery = await claim_one(store)
+    assert await store.record([attempt(delivery, DELIVERED)]) == [True]
+    assert await store.record([attempt(delivery, PENDING)]) == [False]
+    assert await backlog(store) == owed()
+    assert open_store.read("SELECT next_state FROM attempts") == [("delivered",)]
+
+
+async def test_both_results_of_one_claim_at_once_count_as_one(store: Store) -> None:
+    await accept(store, "e1")
+    delivery = await claim_one(store)
+    recorded = await asyncio.gather(
+        store.record([attempt(delivery, DELIVERED)]), store.record([attempt(delivery, DELIVERED)])
+    )
+    assert sorted(recorded) == [[False], [True]]
+    assert await backlog(store) == owed()
+
+
+async def test_of_results_together_the_held_claims_count(store: Store) -> None:
+    await accept(store, "e1", "e2", "e3")
+    deliveries = await claim_all(store)
+    stale = replace(deliveries[1], token=deliveries[1].token + 1)
+    attempts = [attempt(delivery, DELIVERED) for delivery in (deliveries[0], stale, deliveries[2])]
+    assert await store.record(attempts) == [True, False, True]
+    assert await backlog(store) == owed(in_flight=1, oldest=START + 1)
+
+
+async def test_many_results_together_reach_each_its_own_delivery(store: Store) -> None:
+    await accept(store, *(f"e{number}" for number in range(150)))
+    deliveries = await claim_all(store)
+    attempts = [attempt(delivery, PENDING, due_at=START + 5000 - delivery.id) for delivery in deliveries]
+    assert all(await store.record(attempts))
+    assert ids(await claim_all(store, now=FAR)) == [f"e{number}" for number in reversed(range(150))]
+
+
+async def test_nothing_to_record_is_nothing(store: Store) -> None:
+    assert await store.record([]) == []
+    await store.release([])
+    await store.renew([], START)
+
+
+async def test_released_is_as_due_as_before_and_has_spent_no_attempt(store: Store) -> None:
+    await accept(store, "e1", "e2")
+    first, second = await claim_all(store)
+    await store.release([first])
+    (again,) = await claim_all(store)
+    assert (again.id, again.attempts, again.event) == (first.id, 0, first.event)
+    assert await store.record([attempt(first, DELIVERED)]) == [False]
+    assert await store.record([attempt(again, DELIVERED), attempt(second, DELIVERED)]) == [True, True]
+
+
+async def test_released_goes_back_to_its_place(store: Store) -> None:
+    await accept(store, "e1", "e2")
+    first = await claim_one(store)
+    await store.release([first])
+    assert ids(await claim_all(store)) == ["e1", "e2"]
+
+
+async def test_release_of_a_lost_claim_changes_nothing(store: Store) -> None:
+    await accept(store, "e1")
+    lost = await claim_one(store)
+    await store.expire(FAR)
+    held = await claim_one(store, now=FAR)
+    await store.release([lost])
+    assert await backlog(store) == owed(in_flight=1, oldest=START)
+    assert await store.record([attempt(held, DELIVERED)]) == [True]
+
+
+async def test_expired_lease_is_claimed_again(store: Store) -> None:
+    await accept(store, "e1")
+    await claim_one(store, now=START)
+    assert await store.expire(START + 1) == 0
+    assert await claim_all(store) == []
+    assert await store.expire(FAR) == 1
+    assert ids(await claim_all(store, now=FAR)) == ["e1"]
+
+
+async def test_expired_lease_of_a_claim_on_acceptance_is_claimed_again(store: Store) -> None:
+    await store.accept(event(), {"erp": True})
+    assert await store.expire(START + 1) == 0
+    assert await store.expire(FAR) == 1
+    assert ids(await claim_all(store, now=FAR)) == ["e1"]
+
+
+async def test_renewed_lease_does_not_expire(store: Store) -> None:
+    await accept(store, "e1", "e2")
+    renewed, _forgotten = await claim_all(store)
+    await store.renew([renewed], FAR)
+    assert await store.expire(FAR) == 1
+    assert ids(await claim_all(store, now=FAR)) == ["e2"]
+    assert await store.record([attempt(renewed, DELIVERED)]) == [True]
+
+
+async def test_renewal_of_a_lost_claim_changes_nothing(store: Store) -> None:
+    await accept(store, "e1")
+    lost = await claim_one(store, now=START)
+    await store.expire(START + 1000)
+    await claim_one(store, now=START + 1000)
+    await store.renew([lost], FAR)
+    assert await store.expire(FAR) == 1
+
+
+async def test_reopening_frees_what_was_in_flight(open_store: Opened) -> None:
+    store = await open_store()
+    await store.accept(event("on-acceptance"), {"erp": True})
+    await accept(store, "later", at=START + 1)
+    (claimed,) = await claim_all(store)
+    store = await open_store()
+    assert await backlog(store) == owed(pending=2, oldest=START)
+    again = await claim_all(store)
+    assert ids(again) == ["on-acceptance", "later"]
+    assert [delivery.attempts for delivery in again] == [0, 0]
+    assert await store.record([attempt(claimed, DELIVERED)]) == [False]
+
+
+# ---- what a destination is owed
+
+
+async def both(open_store: Opened, store: Store) -> list[object]:
+    """Return the backlog as it is counted while the store runs, and as it is found when it is opened."""
+    return [await backlog(store), await backlog(await open_store())]
+
+
+async def test_backlog_of_a_fresh_store_is_empty(open_store: Opened) -> None:
+    assert await both(open_store, await open_store()) == [owed(), owed()]
+
+
+async def test_backlog_counts_fresh_deliveries(open_store: Opened) -> None:
+    store = await open_store()
+    await accept(store, "e1", "e2", "e3")
+    assert await both(open_store, store) == [owed(pending=3, oldest=START)] * 2
+
+
+async def test_backlog_counts_a_retry_from_its_acceptance(open_store: Opened) -> None:
+    store = await open_store()
+    await accept(store, "old", "young")
+    await store.record([attempt(await claim_one(store), PENDING, due_at=START + 5000)])
+    assert await both(open_store, store) == [owed(pending=2, oldest=START)] * 2
+
+
+async def test_backlog_counts_a_lone_retry_from_its_acceptance(open_store: Opened) -> None:
+    store = await open_store()
+    await accept(store, "e1")
+    await store.record([attempt(await claim_one(store), PENDING, due_at=START + 5000)])
+    assert await both(open_store, store) == [owed(pending=1, oldest=START)] * 2
+
+
+async def test_backlog_counts_what_is_in_flight(open_store: Opened) -> None:
+    store = await open_store()
+    await accept(store, "e1", "e2")
+    await claim_one(store)
+    assert await backlog(store) == owed(pending=1, in_flight=1, oldest=START)
+    await claim_one(store)
+    assert await backlog(store) == owed(in_flight=2, oldest=START)
+
+
+async def test_backlog_counts_a_retry_in_flight_from_its_acceptance(store: Store) -> None:
+    await accept(store, "old", "young")
+    await store.record([attempt(await claim_one(store), PENDING, due_at=START)])
+    assert ids([await claim_one(store)]) == ["old"]
+    assert await backlog(store) == owed(pending=1, in_flight=1, oldest=START)
+
+
+async def test_backlog_counts_what_was_released_or_expired(store: Store) -> None:
+    await accept(store, "e1", "e2")
+    first, _second = await claim_all(store)
+    await store.release([first])
+    assert await backlog(store) == owed(pending=1, in_flight=1, oldest=START)
+    await store.expire(FAR)
+    assert await backlog(store) == owed(pending=2, oldest=START)
+
+
+async def test_backlog_counts_the_dead_but_not_their_age(open_store: Opened) -> None:
+    store = await open_store()
+    await accept(store, "dead")
+    await finish(store, DEAD)
+    assert await backlog(store) == owed(dead=1)
+    await accept(store, "young", at=START + 50)
+    assert await both(open_store, store) == [owed(pending=1, dead=1, oldest=START + 50)] * 2
+
+
+async def test_backlog_forgets_what_was_delivered(open_store: Opened) -> None:
+    store = await open_store()
+    await accept(store, "e1", "e2")
+    await finish(store, DELIVERED)
+    assert await both(open_store, store) == [owed(), owed()]
+
+
+async def test_backlogs_of_destinations_are_apart(store: Store) -> None:
+    await accept(store, "e1", to=("erp", "crm"))
+    await accept(store, "e2", to=("crm",), at=START + 7)
+    await finish(store, DEAD, "erp")
+    assert await backlog(store, "erp") == owed(dead=1)
+    assert await backlog(store, "crm") == owed(pending=2, oldest=START)

@@ -1,0 +1,263 @@
+"""What only the SQLite store has: a file with a lock, a schema, a disk that can be full."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from relay.errors import StoreError, StoreUnavailableError
+from relay.store.sqlite import SqliteStore, open_store
+from relay.store.sqlite_steps import MAX_QUARANTINED
+from tests.store.conftest import read_sqlite
+from tests.store.opened import accept, backlog, claim_all, event, ids, owed, rejected
+
+MIGRATIONS = Path(__file__).parents[2] / "relay" / "store" / "migrations" / "sqlite"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "relay.db"
+
+
+@pytest.fixture
+def commits() -> list[float]:
+    return []
+
+
+@pytest.fixture
+async def store(path: Path, commits: list[float]) -> AsyncIterator[SqliteStore]:
+    opened = open_store(path, commits.append)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def raw(path: Path) -> Iterator[apsw.Connection]:
+    """The file, opened by somebody else."""
+    connection = apsw.Connection(str(path))
+    yield connection
+    connection.close()
+
+
+async def test_file_is_made_with_the_newest_schema(store: SqliteStore, path: Path) -> None:
+    await store.probe()
+    assert read_sqlite(path, "PRAGMA user_version") == [(len(list(MIGRATIONS.glob("*.sql"))),)]
+    assert read_sqlite(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+async def test_migrations_apply_to_every_older_schema(path: Path, raw: apsw.Connection) -> None:
+    scripts = sorted(MIGRATIONS.glob("*.sql"))
+    for done in range(len(scripts)):
+        if done:
+            raw.execute(scripts[done - 1].read_text()).fetchall()
+            raw.pragma("user_version", done)
+            copy = path.with_name(f"schema{done}.db")
+            raw.execute("VACUUM INTO ?", (str(copy),)).fetchall()
+        else:
+            copy = path.with_name("schema0.db")
+        opened = open_store(copy, lambda _: None)
+        await accept(opened, "e1")
+        await opened.close()
+
+
+async def test_migrations_are_numbered_without_a_gap() -> None:
+    numbers = [int(script.name[:4]) for script in sorted(MIGRATIONS.glob("*.sql"))]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_commits_are_synchronous_and_in_wal(store: SqliteStore, path: Path) -> None:
+    await store.probe()
+    assert read_sqlite(path, "PRAGMA journal_mode") == [("wal",)]
+    assert (
+        store._commits._connection.pragma("synchronous") == 2
+    )  # FULL: NORMAL loses commits when the power fails
+
+
+async def test_each_commit_is_measured_and_waiting_events_share_one(
+    store: SqliteStore, commits: list[float]
+) -> None:
+    await asyncio.gather(*(store.accept(event(f"e{number}"), {"erp": False}) for number in range(100)))
+    assert 1 <= len(commits) < 50
+    before = len(commits)
+    await claim_all(store, "nobody")
+    assert len(commits) == before  # nothing was written
+
+
+async def test_second_relay_on_the_same_file_is_refused(store: SqliteStore, path: Path) -> None:
+    with pytest.raises(StoreError, match=r"in use by another relay"):
+        open_store(path, lambda _: None)
+    await accept(store, "e1")
+
+
+async def test_lock_of_a_killed_process_is_free(path: Path) -> None:
+    script = (
+        "import asyncio, os, signal, sys; from pathlib import Path\n"
+        "from relay.store.sqlite import open_store\n"
+        "async def main():\n"
+        "    open_store(Path(sys.argv[1]), lambda _: None)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(main())"
+    )
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", script, str(path))
+    assert await process.wait() == -9
+    opened = open_store(path, lambda _: None)
+    await opened.close()
+
+
+async def test_newer_schema_is_refused_and_left_as_it_is(path: Path, raw: apsw.Connection) -> None:
+    raw.pragma("user_version", 999)
+    with pytest.raises(StoreError, match=r"newer relay \(schema 999"):
+        open_store(path, lambda _: None)
+    assert raw.execute("SELECT count(*) FROM sqlite_schema").get == 0
+
+
+async def test_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
+    content = b"this is not a database, but somebody's notes\n" * 200
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"can't open the store .*relay\.db"):
+        open_store(path, lambda _: None)
+    assert path.read_bytes() == content
+
+
+async def test_damaged_file_is_refused(path: Path) -> None:
+    opened = open_store(path, lambda _: None)
+    await accept(opened, *(f"e{number}" for number in range(50)))
+    await opened.close()
+    content = bytearray(path.read_bytes())
+    content[100:] = b"\xa5" * (len(content) - 100)  # the header is good, every page is not
+    path.write_bytes(content)
+    with pytest.raises(StoreError, match=r"can't open the store .*malformed"):
+        open_store(path, lambda _: None)
+
+
+async def test_refused_file_is_not_kept_locked(path: Path) -> None:
+    path.write_bytes(b"not a database" * 100)
+    with pytest.raises(StoreError):
+        open_store(path, lambda _: None)
+    path.unlink()
+    opened = open_store(path, lambda _: None)
+    await opened.close()
+
+
+async def test_file_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"can't open the store .*no such file or directory"):
+        open_store(tmp_path / "missing" / "relay.db", lambda _: None)
+
+
+async def test_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"can't open the store"):
+        open_store(tmp_path, lambda _: None)
+
+
+async def test_locked_database_is_unavailable_and_works_again_afterwards(
+    store: SqliteStore, raw: apsw.Connection
+) -> None:
+    store._commits._connection.set_busy_timeout(20)  # five seconds otherwise
+    raw.execute("BEGIN IMMEDIATE").fetchall()
+    with pytest.raises(StoreUnavailableError):
+        await store.accept(event(), {"erp": True})
+    with pytest.raises(StoreUnavailableError):
+        await store.probe()
+    raw.execute("ROLLBACK").fetchall()
+    assert await backlog(store) == owed()
+    await accept(store, "e1")
+    assert ids(await claim_all(store)) == ["e1"]
+
+
+FULL_DISK = """
+import asyncio, resource, signal, sys
+from pathlib import Path
+from relay.errors import StoreUnavailableError
+from relay.store.sqlite import open_store
+from tests.store.opened import event, claim_all
+
+LIMIT = 1 << 20
+
+async def main():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails, as on a full disk
+    store = open_store(Path(sys.argv[1]), lambda _: None)
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, hard))
+    stored = 0
+    try:
+        while True:
+            await store.accept(event(f"e{stored}", body=b"x" * 100_000), {"erp": False})
+            stored += 1
+            assert stored < 100
+    except StoreUnavailableError as error:
+        print(error)
+    for _ in range(3):
+        try:
+            await store.accept(event("lost", body=b"x" * 100_000), {"erp": True})
+        except StoreUnavailableError:
+            continue
+        raise AssertionError("stored on a full disk")
+    try:
+        late = [event(f"l{n}", body=b"x" * 90_000) for n in range(20)]
+        await asyncio.gather(*(store.accept(one, {"erp": True}) for one in late))
+    except StoreUnavailableError:
+        pass
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    await store.probe()
+    assert not (await store.accept(event("lost", body=b"y"), {"erp": False})).duplicate, "half-stored"
+    await store.close()
+    store = open_store(Path(sys.argv[1]), lambda _: None)
+    found = [delivery.event.event_id for delivery in await claim_all(store)]
+    assert found[:stored] == [f"e{n}" for n in range(stored)], found
+    assert "lost" in found and len(found) == len(set(found)), found
+    await store.close()
+
+asyncio.run(main())
+print("as it should be")
+"""
+
+
+async def test_full_disk_is_unavailable_and_nothing_is_half_stored(path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        FULL_DISK,
+        str(path),
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    out, err = await process.communicate()
+    assert out.decode().splitlines()[-1:] == ["as it should be"], (out + err).decode()
+    assert "the store can't write" in out.decode()
+
+
+async def test_operation_on_a_closed_store_is_unavailable(path: Path) -> None:
+    opened = open_store(path, lambda _: None)
+    await opened.close()
+    with pytest.raises(StoreUnavailableError):
+        await opened.accept(event(), {"erp": False})
+
+
+async def test_closing_commits_what_waits(path: Path) -> None:
+    opened = open_store(path, lambda _: None)
+    waiting = [asyncio.ensure_future(opened.accept(event(f"e{n}"), {"erp": False})) for n in range(20)]
+    await asyncio.sleep(0)  # let each be queued
+    await opened.close()
+    await asyncio.gather(*waiting)
+    assert read_sqlite(path, "SELECT count(*) FROM events") == [(20,)]
+
+
+async def test_quarantine_is_bounded_and_drops_the_oldest(
+    store: SqliteStore, path: Path, raw: apsw.Connection
+) -> None:
+    with raw:
+        raw.executemany(
+            "INSERT INTO quarantine (source, reason, digest, detail, content_type, received_at,"
+            " last_received_at, times, body) VALUES ('itscope', 'not-json', ?, '', '', 0, 0, 1, x'00')",
+            ((f"{number:064}",) for number in range(MAX_QUARANTINED)),
+        )
+    await store.quarantine(rejected(b"newest"))
+    assert read_sqlite(path, "SELECT count(*), min(id) FROM quarantine") == [(MAX_QUARANTINED, 2)]
+    assert read_sqlite(path, "SELECT count(*) FROM quarantine WHERE body = x'6e6577657374'") == [(1,)]
