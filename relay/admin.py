@@ -14,7 +14,7 @@ from prometheus_client.aiohttp import make_aiohttp_handler
 
 from relay.auth import CHALLENGE, Authenticator
 from relay.errors import ConfigError, StoreError
-from relay.listener import error_response, json_response
+from relay.listener import SERVER, error_response, json_response
 from relay.metrics import Metrics
 from relay.store import Store
 
@@ -107,11 +107,13 @@ class Admin:
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     try:
-        return await handler(request)
+        response = await handler(request)
     except web.HTTPMethodNotAllowed as error:
         return error_response(405, "this method is not allowed here", {hdrs.ALLOW: error.headers[hdrs.ALLOW]})
     except web.HTTPException as error:
         return error_response(error.status, error.reason.lower())
+    response.headers[hdrs.SERVER] = SERVER
+    return response
 
 
 @web.middleware

@@ -11,6 +11,7 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from aiohttp_basicauth import BasicAuthMiddleware
 
 from relay.config import Account
 from relay.passwords import PasswordHash
+
+_log = logging.getLogger(__name__)
 
 MAX_HEADER_LENGTH = 2048
 CHALLENGE = 'Basic realm="itscope-relay", charset="UTF-8"'
@@ -55,14 +58,15 @@ class Throttle:
             return 0.0
         return min(LONGEST_PENALTY_SECONDS, 0.1 * 2.0 ** min(failures - FREE_FAILURES, 10))
 
-    def failed(self, address: str, now: float) -> None:
-        """Note a failed login."""
+    def failed(self, address: str, now: float) -> int:
+        """Note a failed login; return how many there were in a row."""
         failures, last_at = self._failures.pop(address, (0, now))
         if now - last_at > FORGIVEN_AFTER_SECONDS:
             failures = 0
         self._failures[address] = (failures + 1, now)
         if len(self._failures) > _MAX_ADDRESSES:
             self._failures.popitem(last=False)
+        return failures + 1
 
 
 class _Login:
@@ -168,7 +172,9 @@ class Authenticator(BasicAuthMiddleware):
         else:
             right = self._matches_any(*given)
         if not right:
-            self._throttle.failed(address, self._now())
+            failures = self._throttle.failed(address, self._now())
+            if failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ...: a line a guess would fill the disk
+                _log.warning("login.refused", extra={"fields": {"client": address, "failures": failures}})
         return right
 
     def _matches_any(self, username: bytes, password: bytes) -> bool:

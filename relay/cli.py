@@ -96,6 +96,7 @@ def serve(config_path: Path, log_format: str, log_level: str) -> None:
     Example:
       itscope-relay serve -c /etc/itscope-relay/config.yaml --log-format text
     """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     config = _loaded(config_path)
     listener = logs.start(log_format, log_level)
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
@@ -382,8 +383,9 @@ def demo_command(*, keep_running: bool) -> None:
     One ERP is out of order at first and one is slow; what went where and what was retried is shown live.
     Exit 0 when everything was delivered.
     """
-    if not _run(demo.run(keep_running=keep_running, say=click.echo)):
-        sys.exit(1)
+    with contextlib.suppress(KeyboardInterrupt):  # how --keep-running ends
+        if not _run(demo.run(keep_running=keep_running, say=click.echo)):
+            sys.exit(1)
 
 
 @cli.command("hash-password")

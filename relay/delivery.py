@@ -7,30 +7,27 @@ outcome is decided elsewhere.
 
 from __future__ import annotations
 
-import io
+import asyncio
 import logging
 import os
 import random
+import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import aiohttp
 from aiohttp import hdrs
-from multidict import CIMultiDict
 from yarl import URL
 
 from relay import __version__
 from relay.config import BasicCredentials, BearerCredentials, Destination, HeaderCredentials
+from relay.connections import ClosedError, Connections, NotHttpError, UnreachableError
 from relay.model import Delivery, Outcome
 from relay.units import format_duration
 from relay.wire import event_headers, parse_retry_after
 
 _log = logging.getLogger(__name__)
-
-MAX_ANSWER_BYTES = 64 << 10  # read, so that the connection can be used again; a longer answer costs it
-_STREAMED_FROM_BYTES = 1 << 19  # larger bodies are written in pieces, not in one go
-_IDLE_SECONDS = 30.0  # a kept connection; shorter than what most servers allow
 
 
 class Sender:
@@ -38,19 +35,11 @@ class Sender:
 
     def __init__(self, destination: Destination, now: Callable[[], float]) -> None:
         """Make a sender; call it on the event loop, and close it there."""
-        self._url = URL(destination.url)
-        self._method = destination.method
+        url = URL(destination.url)
+        self._head = _head(destination, url)
         self._timeout = destination.timeout.total_seconds()
-        self._headers = _fixed_headers(destination)
         self._now = now
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=destination.concurrency, keepalive_timeout=_IDLE_SECONDS),
-            timeout=aiohttp.ClientTimeout(total=self._timeout),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=(hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE),
-            auto_decompress=False,
-            trust_env=False,
-        )
+        self._connections = Connections(url)
 
     async def send(self, delivery: Delivery) -> Outcome:
         """Make one attempt and return its outcome, whatever happens; only cancellation is raised."""
@@ -58,75 +47,74 @@ class Sender:
         status: int | None = None
         error: str | None = None
         hint: float | None = None
-        body = delivery.event.body
-        headers = self._headers.copy()
-        headers.update(event_headers(delivery, random.getrandbits(64)))
         try:
-            async with self._session.request(
-                self._method,
-                self._url,
-                data=body if len(body) < _STREAMED_FROM_BYTES else io.BytesIO(body),
-                headers=headers,
-                allow_redirects=False,
-            ) as response:
-                status = response.status
-                if retry_after := response.headers.get(hdrs.RETRY_AFTER):
-                    hint = parse_retry_after(retry_after, self._now())
-                await _drain(response)
+            answer = await self._connections.ask(self._request(delivery), self._timeout)
+            status = answer.status
+            if answer.retry_after is not None:
+                hint = parse_retry_after(answer.retry_after, self._now())
         except Exception as caught:  # noqa: BLE001 (a failure is an outcome; one event must not stop a lane)
-            # Once a status has arrived it is the answer, also when the rest of it never does.
-            error = None if status is not None else self._describe(caught)
+            error = self._describe(caught)
         return Outcome(status, error, time.perf_counter() - started, hint)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._session.close()
+        self._connections.close()
+        await asyncio.sleep(0)  # for the transports to notice
+
+    def _request(self, delivery: Delivery) -> bytes:
+        """Return a delivery's request as it goes over the wire."""
+        body = delivery.event.body
+        span_id = random.getrandbits(64)
+        headers = "".join([f"{name}: {value}\r\n" for name, value in event_headers(delivery, span_id)])
+        return f"{self._head}{headers}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body
 
     def _describe(self, error: Exception) -> str:
         """Return a sentence for operators, without the URL, which may carry a secret."""
         match error:
             case TimeoutError():
                 return f"no answer within {format_duration(self._timeout)}"
-            case aiohttp.ClientConnectorDNSError():
-                return "the host name can't be resolved"
-            case aiohttp.ClientConnectorCertificateError(
-                certificate_error=ssl.SSLCertVerificationError() as why
-            ):
-                return f"the certificate isn't trusted: {why.verify_message}"
-            case aiohttp.ClientSSLError():
-                return "TLS failed"
-            case aiohttp.ClientConnectorError(os_error=OSError(errno=int() as number)):
-                return f"can't connect: {os.strerror(number).lower()}"
-            case aiohttp.ClientConnectorError():
-                return "can't connect to any of the host's addresses"
-            case aiohttp.ServerDisconnectedError():
+            case UnreachableError(__cause__=OSError() as why):
+                return _describe_unreachable(why)
+            case ClosedError():
                 return "the connection was closed before an answer"
-            case OSError(strerror=str() as why):
-                return f"the connection failed: {why.lower()}"
-            case aiohttp.ClientError():
-                return f"the answer can't be read ({type(error).__name__})"
+            case NotHttpError():
+                return "the answer is not valid HTTP"
             case _:
                 _log.error("delivery.failed_unexpectedly", exc_info=error)
                 return f"an unexpected error in the relay ({type(error).__name__})"
 
 
-async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Read an answer's body away up to a bound; leave it, and the connection with it, beyond."""
-    left = MAX_ANSWER_BYTES
-    while left > 0 and (chunk := await response.content.readany()):
-        left -= len(chunk)
-    if left <= 0:
-        response.close()
+def _describe_unreachable(why: OSError) -> str:
+    match why:
+        case ssl.SSLCertVerificationError(verify_message=str() as message):
+            return f"the certificate isn't trusted: {message}"
+        case ssl.SSLError():
+            return "TLS failed"
+        case socket.gaierror():
+            return "the host name can't be resolved"
+        case OSError(errno=int() as number):
+            return f"can't connect: {os.strerror(number).lower()}"
+        case _:
+            return "can't connect to any of the host's addresses"
 
 
-def _fixed_headers(destination: Destination) -> CIMultiDict[str]:
-    headers = CIMultiDict({hdrs.USER_AGENT: f"itscope-relay/{__version__}"})
-    headers.update(destination.headers)
+def _head(destination: Destination, url: URL) -> str:
+    """Return what every request to a destination begins with: the request line and its own headers."""
+    lines = [
+        f"{destination.method} {url.raw_path_qs} HTTP/1.1",
+        f"{hdrs.HOST}: {url.host_port_subcomponent}",
+        *(f"{name}: {value}" for name, value in _own_headers(destination)),
+    ]
+    return "".join([f"{line}\r\n" for line in lines])
+
+
+def _own_headers(destination: Destination) -> Iterator[tuple[str, str]]:
+    yield hdrs.USER_AGENT, f"itscope-relay/{__version__}"
+    yield from destination.headers.items()
     match destination.auth:
         case BasicCredentials(username=username, secret=secret):
-            headers[hdrs.AUTHORIZATION] = aiohttp.encode_basic_auth(username, secret)
+            yield hdrs.AUTHORIZATION, aiohttp.encode_basic_auth(username, secret)
         case BearerCredentials(secret=secret):
-            headers[hdrs.AUTHORIZATION] = f"Bearer {secret}"
+            yield hdrs.AUTHORIZATION, f"Bearer {secret}"
         case HeaderCredentials(name=name, secret=secret):
-            headers[name] = secret
-    return headers
+            yield name, secret

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import ssl
 from collections.abc import Mapping
 
@@ -20,6 +21,7 @@ from relay.errors import RelayError
 _log = logging.getLogger(__name__)
 
 JSON = "application/json"
+SERVER = "itscope-relay"  # and no version
 MAX_CONNECTIONS_WAITING = 1024
 _LINGERING_SECONDS = 1.0
 
@@ -92,7 +94,7 @@ class Listener:
         try:
             await site.start()
         except OSError as error:
-            reason = (error.strerror or "error").lower()
+            reason = os.strerror(error.errno).lower() if error.errno else "not an address of this machine"
             raise RelayError(f"can't listen on {address}: {reason}") from error
         self._site, self._bound, self._context = site, (address, tls), context
         self._certificate = _modified(tls)
@@ -144,7 +146,7 @@ def json_response(status: int, text: str, headers: Mapping[str, str] | None = No
     return web.Response(
         body=text.encode(),
         status=status,
-        headers={hdrs.CONTENT_TYPE: JSON, hdrs.SERVER: "itscope-relay", **(headers or {})},
+        headers={hdrs.CONTENT_TYPE: JSON, hdrs.SERVER: SERVER, **(headers or {})},
     )
 
 

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from relay import __version__
 from relay.model import DeliveryState
@@ -141,10 +148,12 @@ class Metrics:
             registry=registry,
         )
         self.build_info.labels(__version__).set(1)
+        ProcessCollector(registry=registry)
 
     def add_source(self, source: str) -> None:
         """Make a source's children exist."""
-        self.requests.labels(source, "200")
+        for code in ("200", "400", "401", "503"):
+            self.requests.labels(source, code)
         for outcome in EVENT_OUTCOMES:
             for event_type in (*KNOWN_EVENT_TYPES, OTHER):
                 self.events.labels(source, event_type, outcome)

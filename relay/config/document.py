@@ -128,6 +128,8 @@ def _syntax(problem: str) -> str:
         return _TAGS
     if "another document" in problem:
         return "a second document (---) starts here; write only one"
+    if "but got '{'" in problem:
+        return f"not valid YAML: {problem}; within braces or brackets, quote a text with ${{NAME}}"
     return f"not valid YAML: {problem}"
 
 

@@ -9,7 +9,7 @@ import ipaddress
 import re
 import ssl
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -25,12 +25,13 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic.json_schema import GenerateJsonSchema
 from yarl import URL
 
 from relay.passwords import PasswordHash, parse_password_hash
 from relay.retry import REJECT, SUCCESS, DeliveryPolicy, RetryPolicy
 from relay.routing import Route
-from relay.units import Duration, Size, Statuses
+from relay.units import Duration, Size, Statuses, format_duration
 
 MAX_SECRET_BYTES = 64 << 10
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
@@ -394,6 +395,26 @@ def named(routes: Iterable[Route]) -> tuple[Route, ...]:
     )
 
 
+class _AsWritten(GenerateJsonSchema):
+    """Writes defaults as a person would write them into the file."""
+
+    def encode_default(self, dft: Any) -> Any:
+        match dft:
+            case timedelta():
+                return format_duration(dft.total_seconds())
+            case frozenset() if dft == SUCCESS:
+                return ["2xx"]
+            case frozenset():
+                return sorted(dft)
+            case RetryPolicy():
+                return {option.name: self.encode_default(getattr(dft, option.name)) for option in fields(dft)}
+            case _:
+                return super().encode_default(dft)
+
+
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of a configuration file, for editors and for checks outside."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **Config.model_json_schema(schema_generator=_AsWritten),
+    }

@@ -304,8 +304,8 @@ class Steps:
     def probe(self, instants: Sequence[float]) -> list[None]:
         """Write when this was asked for."""
         self._connection.execute(
-            "INSERT INTO probe (id, probed_at) VALUES (1, ?)"
-            " ON CONFLICT (id) DO UPDATE SET probed_at = excluded.probed_at",
+            "INSERT INTO probe (id, probed_at, filler) VALUES (1, ?, randomblob(65536))"
+            " ON CONFLICT (id) DO UPDATE SET probed_at = excluded.probed_at, filler = excluded.filler",
             (max(instants),),
         )
         return [None] * len(instants)

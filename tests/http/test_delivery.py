@@ -243,7 +243,7 @@ async def test_redirect_is_retried_and_never_followed(
     ("step", "error"),
     [
         (drop, "the connection was closed before an answer"),
-        (talk_nonsense, "the answer can't be read"),
+        (talk_nonsense, "the answer is not valid HTTP"),
     ],
     ids=["dropped", "nonsense"],
 )
@@ -254,7 +254,7 @@ async def test_broken_answer_is_retried(running: Running, erp: Receiver, step: S
     (status, why, state), last = running.attempts()
     assert (status, state, last) == (None, "pending", (200, None, "delivered"))
     assert why is not None
-    assert error in why or "the connection failed" in why
+    assert error in why
 
 
 @pytest.mark.parametrize("step", [break_off, never_end], ids=["broken-off", "endless"])

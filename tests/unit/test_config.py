@@ -375,6 +375,13 @@ UNKNOWN_TOP = "known are admin, destinations, routes, server, sources, store"
             with_password("        password: !x y"),
             [f"5:19: sources.itscope.auth[0].password: {NO_TAGS}"],
         ),
+        (
+            "a: {password: ${NAME}}\n",
+            [
+                "1:16: not valid YAML: expected ',' or '}', but got '{'; within braces or brackets,"
+                " quote a text with ${NAME}"
+            ],
+        ),
         (MINIMAL + "---\na: 1\n", ["11:1: a second document (---) starts here; write only one"]),
         (MINIMAL + "? [a]\n: 1\n", ["11:3: a key must be a plain text"]),
         (MINIMAL + "<<: {server: {}}\n", [f"11:1: <<: is not a known key; {UNKNOWN_TOP}"]),

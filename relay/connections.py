@@ -1,0 +1,202 @@
+"""HTTP/1.1 to one origin: a request's bytes out, a status in, over connections that are kept.
+
+Parsing is aiohttp's (llhttp), and so is reaching a host by several addresses. `ClientSession` is not used:
+it costs four times as much a request, for what a delivery must not have anyway (cookies, redirects, proxies,
+decompression). What a status means, and how long to wait for one, is left to `delivery`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from dataclasses import dataclass
+
+import aiohappyeyeballs
+from aiohttp import StreamReader, hdrs
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpResponseParser, RawResponseMessage
+from yarl import URL
+
+MAX_ANSWER_BYTES = 64 << 10  # read, so that the connection can be used again; a longer answer costs it
+REST_SECONDS = 5.0  # for the rest of an answer after its head
+IDLE_SECONDS = 30.0  # a connection kept longer without use is likely to be closed under the next request
+_NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305
+
+
+class ClosedError(OSError):
+    """The connection ended before an answer had come."""
+
+
+class NotHttpError(OSError):
+    """What came is not an HTTP answer."""
+
+
+class UnreachableError(OSError):
+    """No connection could be made; the cause says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A receiver's answer, as far as it matters to a delivery."""
+
+    status: int
+    retry_after: str | None
+
+
+class _Connection(BaseProtocol):
+    """One connection, with at most one request under way."""
+
+    __slots__ = ("_answer", "_closed", "_payload", "_reusable", "idle_since")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        parser = HttpResponseParser(
+            self, loop, MAX_ANSWER_BYTES, payload_exception=NotHttpError, auto_decompress=False
+        )
+        super().__init__(loop, parser)
+        self._answer: asyncio.Future[RawResponseMessage] | None = None
+        self._payload: StreamReader | None = None
+        self._reusable = True
+        self._closed = False
+        self.idle_since = 0.0
+
+    @property
+    def usable(self) -> bool:
+        """Whether a request may be sent over it."""
+        return self._reusable and not self._closed
+
+    async def ask(self, request: bytes) -> RawResponseMessage:
+        """Send a request and return the head of its answer."""
+        if self.transport is None:
+            raise ClosedError
+        self._reusable = False  # until the whole answer was read
+        self._answer = self._loop.create_future()
+        self.transport.write(request)
+        try:
+            return await self._answer
+        finally:
+            self._answer = None
+
+    async def finish(self, message: RawResponseMessage) -> None:
+        """Read the rest of an answer and drop it; afterwards `usable` tells whether a request may follow."""
+        payload = self._payload
+        if payload is not None and not payload.is_eof():
+            left = MAX_ANSWER_BYTES
+            async with asyncio.timeout(REST_SECONDS):
+                while not payload.at_eof():
+                    left -= len(await payload.readany())
+                    if left < 0:
+                        return
+        self._payload = None
+        self._reusable = not message.should_close and message.code != 101
+
+    def close(self) -> None:
+        """Close at once."""
+        self._closed = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None or self._closed:
+            return
+        try:
+            messages, _, _ = self._parser.feed_data(data)
+        except Exception as error:  # noqa: BLE001 (the parser has many)
+            self._end(NotHttpError(str(error)))
+            return
+        for message, payload in messages:
+            if 100 <= message.code < 200 and message.code != 101:
+                continue  # interim; the answer is still to come
+            if self._answer is None or self._answer.done():
+                self._end(NotHttpError("nothing was asked"))
+                return
+            self._payload = payload
+            self._answer.set_result(message)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._end(ClosedError())
+
+    def _end(self, error: OSError) -> None:
+        """Tell who waits, and close."""
+        self._closed = True
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+        if self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(error)
+        self.close()
+
+
+class Connections:
+    """The connections to one origin; as many as there are requests at the same time."""
+
+    def __init__(self, url: URL) -> None:
+        self._host = url.raw_host or ""
+        self._port = url.port or 80
+        self._context = ssl.create_default_context() if url.scheme == "https" else None
+        self._idle: list[_Connection] = []
+
+    async def ask(self, request: bytes, timeout_seconds: float) -> Answer:
+        """Send the bytes of a request and return the answer.
+
+        Raises:
+            TimeoutError: no status had arrived in time.
+            UnreachableError: no connection could be made.
+            ClosedError: it ended before an answer; the request may have been taken.
+            NotHttpError: what came is no answer.
+        """
+        async with asyncio.timeout(timeout_seconds):
+            connection = self._kept() or await self._connect()
+            try:
+                message = await connection.ask(request)
+            except BaseException:  # cancelled, too: nobody knows what is still to come over it
+                connection.close()
+                raise
+        try:
+            # Once a status has arrived it is the answer, also when the rest of it never does.
+            with contextlib.suppress(OSError):
+                await connection.finish(message)
+        finally:
+            self._keep(connection)
+        return Answer(message.code, message.headers.get(hdrs.RETRY_AFTER))
+
+    def close(self) -> None:
+        """Close the idle connections."""
+        while self._idle:
+            self._idle.pop().close()
+
+    def _keep(self, connection: _Connection) -> None:
+        if connection.usable:
+            connection.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _kept(self) -> _Connection | None:
+        """Return the connection that was used last, if it still can be."""
+        too_old = asyncio.get_running_loop().time() - IDLE_SECONDS
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable and connection.idle_since > too_old:
+                return connection
+            connection.close()
+        return None
+
+    async def _connect(self) -> _Connection:
+        loop = asyncio.get_running_loop()
+        try:
+            addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            opened = await aiohappyeyeballs.start_connection(
+                addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, loop=loop
+            )
+            opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            _, connection = await loop.create_connection(
+                lambda: _Connection(loop),
+                sock=opened,
+                ssl=self._context,
+                server_hostname=self._host if self._context else None,
+            )
+        except OSError as error:
+            raise UnreachableError from error
+        return connection
