@@ -5,6 +5,7 @@ Never on the public port. Owns who may use it; what a reload or readiness means 
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable
 
@@ -19,6 +20,7 @@ from relay.metrics import Metrics
 from relay.store import Store
 
 _OPEN_PATHS = frozenset({"/-/healthy", "/-/ready"})  # for probes, which carry no credentials
+_BACKLOG_SECONDS = 5.0  # then a scrape goes without
 _SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 
 
@@ -76,8 +78,8 @@ class Admin:
 
     async def _get_metrics(self, request: web.Request) -> web.StreamResponse:
         try:
-            backlog = await self._store.backlog()
-        except StoreError:
+            backlog = await asyncio.wait_for(self._store.backlog(), _BACKLOG_SECONDS)
+        except (StoreError, TimeoutError):
             backlog = {}  # the counters are worth having even then; readiness tells the rest
         now = self._now()
         for destination, owed in backlog.items():

@@ -31,7 +31,10 @@ from relay.store.sqlite import open_store
 
 _log = logging.getLogger(__name__)
 
+_ADMIN = "/admin"  # beside the sources' names, which have no slash
+
 PROBE_SECONDS = 5.0
+PROBE_EVERY_SECONDS = 1.0  # at most: anybody who reaches the admin port may ask
 RETENTION_EVERY_SECONDS = 3600.0
 RETENTION_STEP = 200  # events looked at in one transaction
 RETENTION_REST_SECONDS = 0.05  # between two, for the webhooks
@@ -59,8 +62,11 @@ class Relay:
         self._environment = environment
         self._now = now
         self._throttle = Throttle()
+        self._authenticators: dict[str, tuple[tuple[Account, ...], tuple[str, ...], Authenticator]] = {}
         self._hashing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="password")
         self._reloading = asyncio.Lock()
+        self._probing = asyncio.Lock()
+        self._probed: tuple[float, str | None] = (float("-inf"), None)
         self.metrics = Metrics()
 
     async def __aenter__(self) -> Self:
@@ -84,7 +90,7 @@ class Relay:
 
     async def _start(self, config: Config, stack: AsyncExitStack) -> None:
         """Build everything, bottom up; what was built is taken down in the opposite order."""
-        stack.callback(self._hashing.shutdown, wait=False)
+        stack.callback(self._hashing.shutdown, wait=False, cancel_futures=True)
         self._store: Store = open_store(config.store.path, self.metrics.commit_duration.observe)
         stack.push_async_callback(self._close_store)
         self._dispatcher = Dispatcher(self._store, self.metrics, self._now)
@@ -102,12 +108,16 @@ class Relay:
         self._apply(config)
         await self.public.bind(config.server.listen, config.server.tls)
         await self.admin.bind(config.admin.listen)
-        for chore in (
-            self._dispatcher.expire_leases(),
-            self._delete_old_events(),
-            self._watch_certificate(),
-        ):
-            stack.callback(asyncio.create_task(chore).cancel)
+        self._chores = [
+            asyncio.create_task(chore)
+            for chore in (
+                self._dispatcher.keep_leases(),
+                self._delete_old_events(),
+                self._watch_certificate(),
+            )
+        ]
+        for chore in self._chores:
+            stack.callback(chore.cancel)
 
     async def _drain(self) -> None:
         """Take no more webhooks, and give those and the deliveries under way some time."""
@@ -129,7 +139,7 @@ class Relay:
 
     async def failed(self) -> None:
         """Wait until a part of the relay ends by a bug, and raise what ended it."""
-        parts = {self._dispatcher.crashed, self._store.died}
+        parts = {self._dispatcher.crashed, self._store.died, *self._chores}
         done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
         for part in done:
             part.result()
@@ -166,7 +176,10 @@ class Relay:
             await self.public.bind(config.server.listen, config.server.tls)
             await self.admin.bind(config.admin.listen)
         except RelayError as error:
-            await self.public.bind(self._config.server.listen, self._config.server.tls)
+            try:
+                await self.public.bind(self._config.server.listen, self._config.server.tls)
+            except RelayError:
+                _log.critical("listener.lost", exc_info=True)  # readiness says so as well
             raise ConfigError([f"{self._path}: {error}"]) from error
         self.public.refresh_certificate()
 
@@ -177,13 +190,15 @@ class Relay:
         self._dispatcher.configure(config.destinations)
         self._ingress.config = self._ingress_config(config)
         self._server.idle_seconds = config.server.idle_timeout.total_seconds()
-        self._admin.authenticator = self._authenticator(config.admin.auth, ()) if config.admin.auth else None
+        self._admin.authenticator = (
+            self._authenticator(_ADMIN, config.admin.auth, ()) if config.admin.auth else None
+        )
 
     def _ingress_config(self, config: Config) -> IngressConfig:
         return IngressConfig(
             paths=config.paths,
             authenticators={
-                name: self._authenticator(source.auth, config.server.trusted_proxies)
+                name: self._authenticator(name, source.auth, config.server.trusted_proxies)
                 for name, source in config.sources.items()
             },
             router=Router(config.routes),
@@ -192,14 +207,30 @@ class Relay:
         )
 
     def _authenticator(
-        self, accounts: tuple[Account, ...], trusted_proxies: tuple[str, ...]
+        self, name: str, accounts: tuple[Account, ...], trusted_proxies: tuple[str, ...]
     ) -> Authenticator:
+        """Return an authenticator; the one there is, with the logins it remembers, if nothing changed."""
+        known = self._authenticators.get(name)
+        if known is not None and known[:2] == (accounts, trusted_proxies):
+            return known[2]
         address = partial(client_address, trusted_proxies=trusted_proxies)
-        return Authenticator(accounts, self._throttle, self._hashing, address, self._now)
+        made = Authenticator(accounts, self._throttle, self._hashing, address, self._now)
+        self._authenticators[name] = accounts, trusted_proxies, made
+        return made
 
     async def _not_ready(self) -> str | None:
         if self._ingress.draining:
             return "the relay is stopping"
+        if not self.public.addresses:
+            return "the relay is not listening"
+        async with self._probing:
+            now = asyncio.get_running_loop().time()
+            if now - self._probed[0] > PROBE_EVERY_SECONDS:
+                self._probed = now, await self._probe()
+            return self._probed[1]
+
+    async def _probe(self) -> str | None:
+        """Return why the store can't write, None if it can."""
         try:
             await asyncio.wait_for(self._store.probe(), PROBE_SECONDS)
         except StoreError as error:
@@ -220,6 +251,8 @@ class Relay:
                     deleted += step.deleted
                     after = step.next_after
                     await asyncio.sleep(RETENTION_REST_SECONDS)
+            if after is not None:
+                _log.warning("events.not_expired", extra={"fields": {"events": deleted}})
             if deleted:
                 _log.info("events.expired", extra={"fields": {"events": deleted}})
             await asyncio.sleep(RETENTION_EVERY_SECONDS)

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from aiohttp import hdrs, web
 from aiohttp_basicauth import BasicAuthMiddleware
@@ -46,10 +47,15 @@ class Credentials(NamedTuple):
 
 
 class Throttle:
-    """How long the next unverified login from an address must wait. Bounded; pure but for its memory."""
+    """How long the next unverified login from an address must wait, and for whom. Bounded."""
 
     def __init__(self) -> None:
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, address: str) -> asyncio.Lock:
+        """Return the lock under which logins from an address are checked; nobody waits for it, it is gone."""
+        return self._turns.setdefault(address, asyncio.Lock())
 
     def penalty_seconds(self, address: str, now: float) -> float:
         """Return the pause before the next check for an address; 0 for most."""
@@ -162,15 +168,17 @@ class Authenticator(BasicAuthMiddleware):
         self, username: str | None, password: str | None, request: web.BaseRequest
     ) -> bool:
         """Compare credentials with all accounts, after the pause that the client's address has earned."""
-        address = self._client_address(request)
-        if penalty := self._throttle.penalty_seconds(address, self._now()):
-            await asyncio.sleep(penalty)
+        address = network(self._client_address(request))
         given = (username or "").encode(), (password or "").encode()
-        if self._hashed:
-            loop = asyncio.get_running_loop()
-            right = await loop.run_in_executor(self._hashing, self._matches_any, *given)
-        else:
-            right = self._matches_any(*given)
+        if not self._hashed and self._matches_any(*given):
+            return True
+        # One at a time for an address: guesses wait for each other, and logins from elsewhere for none.
+        async with self._throttle.turn(address):
+            if penalty := self._throttle.penalty_seconds(address, self._now()):
+                await asyncio.sleep(penalty)
+            right = self._hashed and await asyncio.get_running_loop().run_in_executor(
+                self._hashing, self._matches_any, *given
+            )
         if not right:
             failures = self._throttle.failed(address, self._now())
             if failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ...: a line a guess would fill the disk
@@ -202,6 +210,15 @@ def client_address(request: web.BaseRequest, trusted_proxies: Sequence[str]) -> 
             break
         address = hop
     return address
+
+
+def network(address: str) -> str:
+    """Return what is throttled as one: an IPv4 address, or the /64 that an IPv6 host has to itself."""
+    try:
+        parsed = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return address if parsed.version == 4 else str(ipaddress.ip_network((parsed, 64), strict=False))
 
 
 def _is_within(address: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

@@ -197,6 +197,6 @@ class Connections:
                 ssl=self._context,
                 server_hostname=self._host if self._context else None,
             )
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter: a name that can't be one
             raise UnreachableError from error
         return connection

@@ -73,7 +73,7 @@ class Sender:
         match error:
             case TimeoutError():
                 return f"no answer within {format_duration(self._timeout)}"
-            case UnreachableError(__cause__=OSError() as why):
+            case UnreachableError(__cause__=why):
                 return _describe_unreachable(why)
             case ClosedError():
                 return "the connection was closed before an answer"
@@ -84,13 +84,13 @@ class Sender:
                 return f"an unexpected error in the relay ({type(error).__name__})"
 
 
-def _describe_unreachable(why: OSError) -> str:
+def _describe_unreachable(why: BaseException | None) -> str:
     match why:
         case ssl.SSLCertVerificationError(verify_message=str() as message):
             return f"the certificate isn't trusted: {message}"
         case ssl.SSLError():
             return "TLS failed"
-        case socket.gaierror():
+        case socket.gaierror() | UnicodeError():
             return "the host name can't be resolved"
         case OSError(errno=int() as number):
             return f"can't connect: {os.strerror(number).lower()}"

@@ -1,8 +1,6 @@
-"""One lane a destination: claim, send, decide, record. No lane can delay another.
+"""All lanes: which there are, what an event reserves in them, and what becomes of them on reload and drain.
 
-A fresh delivery goes to its lane in memory right after the commit if the lane has room; otherwise it stays
-in the store and the lane claims it in order when it has room. So memory is bounded by the lanes and not by
-the backlog. Owns which lanes there are, and what happens to their deliveries on reload and drain.
+No lane can delay another; the dispatcher never waits for one but at the end.
 """
 
 from __future__ import annotations
@@ -10,276 +8,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from relay.config import Destination
-from relay.delivery import Sender
+from relay.connections import REST_SECONDS
 from relay.errors import StoreError
-from relay.lifecycle import decide
+from relay.lane import LAST_RECORD_SECONDS, Lane, Shared
 from relay.metrics import Metrics
-from relay.model import Attempt, Delivery, DeliveryState
+from relay.model import Delivery
 from relay.store import Store
 
 _log = logging.getLogger(__name__)
 
-ROOM = 256  # deliveries that a lane holds in memory at the most, those being sent included
-ROOM_BYTES = 8 << 20  # of their bodies
-POLL_SECONDS = 1.0  # how long something due may go unnoticed that nobody announced
-RENEW_SECONDS = 20.0
-LAST_RECORD_SECONDS = 2.0  # for the store to take the last attempts of a lane that closes
-PAUSE_SECONDS = 1.0  # between tries to reach a store that is not available
-
-
-@dataclass(frozen=True, slots=True)
-class _Shared:
-    """What all lanes use.
-
-    Attributes:
-        crashed: gets the exception if a part of a lane ends by a bug.
-    """
-
-    store: Store
-    metrics: Metrics
-    now: Callable[[], float]
-    crashed: asyncio.Future[None]
-
-
-class Lane:
-    """All that belongs to delivering to one destination."""
-
-    def __init__(self, name: str, destination: Destination, shared: _Shared) -> None:
-        """Start the lane on the running event loop."""
-        self.name = name
-        self.destination = destination
-        self._policy = destination.policy
-        self._store = shared.store
-        self._metrics = shared.metrics.add_destination(name)
-        self._now = shared.now
-        self._crashed = shared.crashed
-        self._sender = Sender(destination, shared.now)
-        self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
-        self._held: dict[int, Delivery] = {}  # every claim of this lane, until it is recorded or released
-        self._held_bytes = 0
-        self._reserved = 0
-        self._reserved_bytes = 0
-        self._backlogged = True  # the store may have due deliveries that aren't here: they go first
-        self._clock = asyncio.get_running_loop().time  # for pauses: the other clock may jump
-        self._claim_at = self._clock()
-        self._wake = asyncio.Event()
-        self._attempts: list[Attempt] = []
-        self._attempted = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
-        self._closing = False
-        self._sent_all = False
-        self._refiller = self._start(self._refill())
-        self._recorder = self._start(self._record())
-        self._workers = [
-            self._start(work)
-            for work in (self._renew(), *(self._work_off() for _ in range(destination.concurrency)))
-        ]
-
-    # ---- the fast path
-
-    def reserve(self, size: int) -> bool:
-        """Keep room for one fresh delivery, if there is some and nothing older waits in the store."""
-        if self._backlogged or self._closing or self._room() <= 0 or self._room_bytes() < size:
-            return False
-        self._reserved += 1
-        self._reserved_bytes += size
-        self._idle.clear()
-        return True
-
-    def settle(self, size: int, delivery: Delivery | None) -> None:
-        """Use a reservation for the delivery that was stored, or give it back."""
-        self._reserved -= 1
-        self._reserved_bytes -= size
-        if delivery is not None:
-            self._take(delivery)
-        self._note_idle()
-
-    def notice(self) -> None:
-        """Learn that the store has something for this lane."""
-        self._backlogged = True
-        self._wake.set()
-
-    # ---- the end
-
-    async def close(self, grace_seconds: float) -> None:
-        """Finish the attempts under way, for a while, record what was learnt, and release the rest."""
-        self._closing = True
-        self._wake.set()
-        await self._refiller
-        waiting = [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
-        await self._release(waiting)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._idle.wait(), grace_seconds)
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
-        self._sent_all = True
-        self._attempted.set()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._recorder, LAST_RECORD_SECONDS)
-        # Cut off in the middle, or not recorded: tried again, without having spent an attempt.
-        await self._release(list(self._held.values()))
-        await self._sender.close()
-
-    # ---- inside
-
-    def _room(self) -> int:
-        return ROOM - len(self._held) - self._reserved
-
-    def _room_bytes(self) -> int:
-        return ROOM_BYTES - self._held_bytes - self._reserved_bytes
-
-    def _take(self, delivery: Delivery) -> None:
-        self._held[delivery.id] = delivery
-        self._held_bytes += len(delivery.event.body)
-        self._idle.clear()
-        self._waiting.put_nowait(delivery)
-
-    def _drop(self, delivery: Delivery) -> None:
-        del self._held[delivery.id]
-        self._held_bytes -= len(delivery.event.body)
-        self._note_idle()
-
-    def _note_idle(self) -> None:
-        if not self._held and not self._reserved:
-            self._idle.set()
-
-    async def _work_off(self) -> None:
-        """Send one delivery after the other."""
-        while True:
-            delivery = await self._waiting.get()
-            started_at = self._now()
-            outcome = await self._sender.send(delivery)
-            transition = decide(delivery, outcome, self._policy, self._now(), random.random())  # noqa: S311
-            self._attempts.append(Attempt(delivery, delivery.attempts + 1, started_at, outcome, transition))
-            self._attempted.set()
-
-    async def _record(self) -> None:
-        """Store what attempts came to, all that have ended at once, until the last."""
-        while self._attempts or not self._sent_all:
-            await self._attempted.wait()
-            self._attempted.clear()
-            try:
-                await self._record_all()
-            except StoreError as error:
-                # Kept and tried again; meanwhile the lane fills up and rests.
-                _log.warning("attempts.not_recorded", extra={"fields": self._fields(error=str(error))})
-                self._attempted.set()
-                await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _record_all(self) -> None:
-        attempts = self._attempts[:]
-        if not attempts:
-            return
-        recorded = await self._store.record(attempts)
-        del self._attempts[: len(attempts)]
-        for attempt, held in zip(attempts, recorded, strict=True):
-            self._drop(attempt.delivery)
-            if not held:
-                _log.warning("delivery.claim_lost", extra={"fields": _fields(attempt)})
-                continue
-            self._count(attempt)
-            if attempt.transition.state is DeliveryState.PENDING:
-                self._claim_by(attempt.transition.due_at)
-        if self._backlogged:
-            self._wake.set()
-
-    def _count(self, attempt: Attempt) -> None:
-        state = attempt.transition.state
-        self._metrics.attempts[state].inc()
-        self._metrics.attempt_duration.observe(attempt.outcome.duration_seconds)
-        match state:
-            case DeliveryState.DELIVERED:
-                self._metrics.deliveries[state].inc()
-                ended_at = attempt.started_at + attempt.outcome.duration_seconds
-                self._metrics.delay.observe(max(0.0, ended_at - attempt.delivery.accepted_at))
-                if _log.isEnabledFor(logging.DEBUG):
-                    _log.debug("delivery.delivered", extra={"fields": _fields(attempt)})
-            case DeliveryState.DEAD:
-                self._metrics.deliveries[state].inc()
-                _log.error("delivery.dead", extra={"fields": _fields(attempt)})
-            case _:
-                _log.warning("delivery.retried", extra={"fields": _fields(attempt)})
-
-    async def _refill(self) -> None:
-        """Claim from the store whenever there is room and something is due."""
-        while not self._closing:
-            pause = self._claim_at - self._clock()
-            if self._has_room() and (self._backlogged or pause <= 0):
-                try:
-                    await self._claim()
-                except StoreError as error:
-                    _log.warning("backlog.not_claimed", extra={"fields": self._fields(error=str(error))})
-                    await asyncio.sleep(PAUSE_SECONDS)
-                continue
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause if pause > 0 else POLL_SECONDS)
-            self._wake.clear()
-
-    def _has_room(self) -> bool:
-        """Tell whether a claim is worth a transaction: for many at once, or if there is nothing to do."""
-        room = self._room()
-        return self._room_bytes() > 0 and (room >= ROOM // 4 or (room > 0 and self._waiting.empty()))
-
-    async def _claim(self) -> None:
-        """Claim what is due and fits, and note when to look again."""
-        noticed, self._backlogged = self._backlogged, False  # whoever stores something now says so again
-        self._claim_at = self._clock() + POLL_SECONDS
-        now = self._now()
-        try:
-            claimed = await self._store.claim(self.name, self._room(), self._room_bytes(), now)
-        except StoreError:
-            self._backlogged = noticed
-            raise
-        for delivery in claimed.deliveries:
-            self._take(delivery)
-        self._backlogged |= claimed.more
-        if claimed.next_due_at is not None:
-            self._claim_by(claimed.next_due_at)
-
-    def _claim_by(self, due_at: float) -> None:
-        """Look at the store again when something becomes due there."""
-        self._claim_at = min(self._claim_at, self._clock() + max(0.0, due_at - self._now()))
-        self._wake.set()
-
-    async def _renew(self) -> None:
-        """Keep the leases of what this lane holds."""
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            if self._held:
-                with contextlib.suppress(StoreError):  # a lease that runs out costs a repeated attempt
-                    await self._store.renew(list(self._held.values()), self._now())
-
-    async def _release(self, deliveries: Sequence[Delivery]) -> None:
-        if not deliveries:
-            return
-        try:
-            await self._store.release(deliveries)
-        except StoreError as error:
-            # Still claimed in the store; the next start, or the end of the lease, frees them.
-            _log.warning("deliveries.not_released", extra={"fields": self._fields(error=str(error))})
-        for delivery in deliveries:
-            self._drop(delivery)
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        def report(task: asyncio.Task[None]) -> None:
-            if not task.cancelled() and (error := task.exception()) and not self._crashed.done():
-                self._crashed.set_exception(error)
-
-        task = asyncio.create_task(work, name=f"lane {self.name}")
-        task.add_done_callback(report)
-        return task
-
-    def _fields(self, **more: Any) -> dict[str, Any]:
-        return {"destination": self.name, **more}
+RENEW_SECONDS = 20.0  # a third of a lease
 
 
 class Reservation:
@@ -309,11 +50,12 @@ class Dispatcher:
         """Make a dispatcher without lanes, on the running event loop."""
         self._store = store
         self._now = now
+        self._wanted: Mapping[str, Destination] = {}
         self._lanes: dict[str, Lane] = {}
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], Lane] = {}
         self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the exception if a part of a lane ends by a bug."""
-        self._shared = _Shared(store, metrics, now, self.crashed)
+        self._shared = Shared(store, metrics, now, self.crashed)
 
     def reserve(self, destinations: Sequence[str], size: int) -> Reservation:
         """Keep room for an event's deliveries in those lanes that have some."""
@@ -333,52 +75,60 @@ class Dispatcher:
         """Have a lane for each destination, as configured.
 
         A lane whose destination changed or went finishes its attempts under way as they were begun and puts
-        the rest back; unchanged lanes don't notice.
+        the rest back. Its successor waits for that if it has the same URL, so that no system sees more at a
+        time than it allows. Unchanged lanes don't notice.
         """
+        self._wanted = destinations
         for name, lane in list(self._lanes.items()):
             if destinations.get(name) != lane.destination:
                 del self._lanes[name]
-                leaving = asyncio.create_task(lane.close(lane.destination.timeout.total_seconds() + 1))
-                self._leaving.add(leaving)
-                leaving.add_done_callback(partial(self._left, name))
-        for name, destination in destinations.items():
-            if name not in self._lanes:
-                self._lanes[name] = Lane(name, destination, self._shared)
+                grace_seconds = lane.destination.timeout.total_seconds() + REST_SECONDS + 1
+                leaving = asyncio.create_task(lane.close(grace_seconds))
+                self._leaving[leaving] = lane
+                leaving.add_done_callback(self._left)
+        for name in destinations:
+            self._start_lane(name)
 
     async def drain(self, grace_seconds: float) -> None:
-        """Close all lanes at once, giving attempts under way some time to finish."""
-        lanes = list(self._lanes.values())
+        """Close all lanes at once, giving attempts under way some time to finish.
+
+        Returns at most LAST_RECORD_SECONDS after that time, whatever the store does.
+        """
+        self._wanted = {}
+        closing = {asyncio.create_task(lane.close(grace_seconds)) for lane in self._lanes.values()}
+        closing |= self._leaving.keys()
         self._lanes.clear()
-        await asyncio.gather(*(lane.close(grace_seconds) for lane in lanes))
-        if self._leaving:
-            _, late = await asyncio.wait(self._leaving, timeout=grace_seconds)
+        if closing:
+            _, late = await asyncio.wait(closing, timeout=grace_seconds + LAST_RECORD_SECONDS)
             for task in late:
                 task.cancel()
+            await asyncio.gather(*closing, return_exceptions=True)
 
-    async def expire_leases(self) -> None:
-        """Free claims that their holder has forgotten; runs until cancelled."""
+    async def keep_leases(self) -> None:
+        """Extend the leases of what lanes hold, then free what nobody holds; runs until cancelled.
+
+        In this order and with one time, so that a clock that jumps frees nothing that is held here.
+        """
         while True:
             await asyncio.sleep(RENEW_SECONDS)
+            now = self._now()
+            lanes = [*self._lanes.values(), *self._leaving.values()]
             with contextlib.suppress(StoreError):
-                if expired := await self._store.expire(self._now()):
+                await self._store.renew([delivery for lane in lanes for delivery in lane.held], now)
+                if expired := await self._store.expire(now):
                     _log.warning("leases.expired", extra={"fields": {"deliveries": expired}})
                     self.notice(self._lanes)
 
-    def _left(self, name: str, task: asyncio.Task[None]) -> None:
-        self._leaving.discard(task)
+    def _start_lane(self, name: str) -> None:
+        """Start the lane of a destination, if it is wanted and nobody stands in its way."""
+        wanted = self._wanted.get(name)
+        leaving = {lane.destination.url for lane in self._leaving.values() if lane.name == name}
+        if wanted is not None and name not in self._lanes and wanted.url not in leaving:
+            self._lanes[name] = Lane(name, wanted, self._shared)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        name = self._leaving.pop(task).name
         if not task.cancelled() and (error := task.exception()) and not self.crashed.done():
             self.crashed.set_exception(error)
-        self.notice([name])  # what the old lane put back is the new one's
-
-
-def _fields(attempt: Attempt) -> dict[str, Any]:
-    delivery = attempt.delivery
-    return {
-        "destination": delivery.destination,
-        "event_id": delivery.event.event_id,
-        "delivery": delivery.id,
-        "attempt": attempt.number,
-        "status": attempt.outcome.status,
-        "error": attempt.outcome.error,
-        "seconds": round(attempt.outcome.duration_seconds, 4),
-    }
+        self._start_lane(name)
+        self.notice([name])  # what the lane put back

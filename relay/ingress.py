@@ -25,11 +25,12 @@ from relay.metrics import NO_SOURCE, Metrics, event_type_label
 from relay.model import Delivery, Event, Quarantined
 from relay.routing import Router
 from relay.store import Acceptance, Store
-from relay.wire import header_text
+from relay.wire import MAX_HEADER_CHARACTERS, header_text
 
 _log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = "5"
+_PARSED_ASIDE_FROM_BYTES = 64 << 10
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -125,7 +126,7 @@ class Ingress:
         content_type = header_text(request.headers.get(hdrs.CONTENT_TYPE, JSON))
         now = self._now()
         try:
-            payload = payloads.parse(body)
+            payload = await _parse(body)
         except BadPayloadError as error:
             await self._quarantine(
                 Quarantined(source, now, error.reason, str(error), content_type, body), event_type=None
@@ -136,8 +137,8 @@ class Ingress:
             event_id=payloads.event_id(payload, body),
             received_at=now,
             content_type=content_type,
-            event_type=payloads.scalar_text(payload.get("eventType")),
-            transaction_status=payloads.scalar_text(payload.get("transactionStatus")),
+            event_type=_short_text(payload.get("eventType")),
+            transaction_status=_short_text(payload.get("transactionStatus")),
             trace_id=_trace_id(request),
             body=body,
         )
@@ -145,7 +146,7 @@ class Ingress:
 
     async def _admit(self, request: web.BaseRequest, config: IngressConfig, source: str) -> None:
         """Refuse what needs no look at the body."""
-        if source is NO_SOURCE:
+        if source == NO_SOURCE:
             raise _RefusedError(404, "there is nothing at this path")
         if request.method != hdrs.METH_POST:
             raise _RefusedError(405, "only POST is allowed", {hdrs.ALLOW: hdrs.METH_POST})
@@ -230,10 +231,15 @@ class Ingress:
 async def _read(request: web.BaseRequest, config: IngressConfig) -> bytes:
     """Return the whole body, bounded in size and time."""
     content = request.content
-    if content.is_eof():
-        body: bytes = content.read_nowait()  # came with the head, as small bodies do
-    else:
-        body = await _read_slowly(content, config)
+    try:
+        if content.is_eof():
+            body: bytes = content.read_nowait()  # came with the head, as small bodies do
+        else:
+            body = await _read_slowly(content, config)
+    except TimeoutError as error:
+        raise _RefusedError(408, "the body took too long", {hdrs.CONNECTION: "close"}) from error
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise _RefusedError(400, "the body is not valid HTTP", {hdrs.CONNECTION: "close"}) from error
     if len(body) > config.max_body:
         raise _too_large(config.max_body)
     return body
@@ -242,15 +248,23 @@ async def _read(request: web.BaseRequest, config: IngressConfig) -> bytes:
 async def _read_slowly(content: StreamReader, config: IngressConfig) -> bytes:
     """Return the body as it arrives, at most a chunk more of it than is allowed."""
     body = bytearray()
-    try:
-        async with asyncio.timeout(config.body_timeout_seconds):
-            while len(body) <= config.max_body and (chunk := await content.readany()):
-                body += chunk
-    except TimeoutError as error:
-        raise _RefusedError(408, "the body took too long", {hdrs.CONNECTION: "close"}) from error
-    except (web.RequestPayloadError, ConnectionError) as error:
-        raise _RefusedError(400, "the body is not valid HTTP", {hdrs.CONNECTION: "close"}) from error
+    async with asyncio.timeout(config.body_timeout_seconds):
+        while len(body) <= config.max_body and (chunk := await content.readany()):
+            body += chunk
     return bytes(body)
+
+
+async def _parse(body: bytes) -> dict[str, Any]:
+    """Return the payload; a large one is parsed beside the event loop, so that nobody waits for it."""
+    if len(body) < _PARSED_ASIDE_FROM_BYTES:
+        return payloads.parse(body)
+    return await asyncio.to_thread(payloads.parse, body)
+
+
+def _short_text(value: Any) -> str | None:
+    """Return a scalar of the payload as kept beside the body: no longer than a header may be."""
+    text = payloads.scalar_text(value)
+    return None if text is None else text[:MAX_HEADER_CHARACTERS]
 
 
 def _trace_id(request: web.BaseRequest) -> str:

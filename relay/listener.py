@@ -42,7 +42,7 @@ class _Connection(web.RequestHandler):
             _log.error("request.failed", exc_info=exc)
             response = error_response(status, "the relay failed to handle this request")
         else:
-            _log.info("request.malformed", extra={"fields": {"client": request.remote}})
+            _log.debug("request.malformed", extra={"fields": {"client": request.remote}})
             response = error_response(status, "the request is not valid HTTP")
         response.force_close()
         return response
@@ -84,12 +84,15 @@ class Listener:
             return
         if self._runner.server is None:
             await self._runner.setup()
+        try:
+            context = tls.context() if tls else None
+        except ValueError as error:
+            raise RelayError(str(error)) from error
         host, port = split_address(address)
         previous = self._site
         if previous is not None and self._bound is not None and self._bound[0] == address:
-            await previous.stop()  # only TLS changes: the address must be free first
+            await self.stop_listening()  # only TLS changes: the address must be free first
             previous = None
-        context = tls.context() if tls else None
         site = web.TCPSite(self._runner, host, port, ssl_context=context, backlog=MAX_CONNECTIONS_WAITING)
         try:
             await site.start()
@@ -110,7 +113,7 @@ class Listener:
         """Take no new connections; those there are stay."""
         if self._site is not None:
             await self._site.stop()
-            self._site = None
+            self._site = self._bound = None
 
     async def close(self) -> None:
         """Let requests under way finish for a moment and close all connections."""

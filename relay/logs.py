@@ -6,6 +6,7 @@ and dropped. Facts carry ids as fields; bodies and credentials never reach this 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -15,6 +16,7 @@ from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
 _MAX_QUEUED = 10_000
+_STOP_SECONDS = 2.0
 
 
 class _JsonFormatter(logging.Formatter):
@@ -62,6 +64,17 @@ class _DroppingQueueHandler(QueueHandler):
             self._dropped += 1
 
 
+class _Listener(QueueListener):
+    """Stops in a bounded time, also when nobody reads what it writes."""
+
+    def stop(self) -> None:
+        with contextlib.suppress(queue.Full):
+            self.enqueue_sentinel()
+        if self._thread is not None:
+            self._thread.join(_STOP_SECONDS)
+            self._thread = None
+
+
 def start(form: str, level: str) -> QueueListener:
     """Send all facts to standard error from now on, until the returned listener is stopped.
 
@@ -76,6 +89,6 @@ def start(form: str, level: str) -> QueueListener:
     root.handlers = [_DroppingQueueHandler(lines)]
     root.setLevel(level.upper())
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-    listener = QueueListener(lines, handler)
+    listener = _Listener(lines, handler)
     listener.start()
     return listener

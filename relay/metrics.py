@@ -22,7 +22,7 @@ from relay.model import DeliveryState
 from relay.payload import KNOWN_EVENT_TYPES
 
 OTHER = "other"
-NO_SOURCE = "none"  # the source of a request for an unknown path
+NO_SOURCE = "-"  # the source of a request for an unknown path; no name can be this
 EVENT_OUTCOMES = ("accepted", "duplicate", "quarantined")
 ATTEMPT_OUTCOMES = {
     DeliveryState.DELIVERED: "delivered",

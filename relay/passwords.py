@@ -77,7 +77,13 @@ def parse_password_hash(text: str) -> PasswordHash:
     if found is None or any(len(found[part]) % 4 == 1 for part in (4, 5)):  # no base64 has such a length
         raise ValueError("not a password hash; make one with `itscope-relay hash-password`")
     ln, r, p = int(found[1]), int(found[2]), int(found[3])
-    if not 10 <= ln <= 20 or not 1 <= r <= 32 or not 1 <= p <= 8 or 128 * r * (p + 2**ln) > _MAX_MEMORY:
+    if (
+        ln >= 16 * r
+        or not 10 <= ln <= 20
+        or not 1 <= r <= 32
+        or not 1 <= p <= 8
+        or 128 * r * (p + 2**ln) > _MAX_MEMORY
+    ):
         raise ValueError("the costs of this password hash are out of bounds (ln=10..17 with r=8, p=1)")
     return PasswordHash(Costs(ln, r, p), _decode(found[4]), _decode(found[5]))
 

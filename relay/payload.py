@@ -87,7 +87,7 @@ def _check_depth(body: bytes) -> None:
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
         return
     brackets = _STRINGS.sub(b"", body).translate(None, _NOT_BRACKETS)
-    if max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > MAX_DEPTH:
+    if any(depth > MAX_DEPTH for depth in accumulate(map(_STEP.__getitem__, brackets))):
         raise BadPayloadError("too-deep", f"the body is nested deeper than {MAX_DEPTH} levels")
 
 

@@ -266,6 +266,9 @@ def _cross_check(document: Document) -> None:
         if isinstance(name, str) and first_routes.setdefault(name, index) != index:
             first = document.place(("routes", first_routes[name], "name"))
             document.refuse(("routes", index, "name"), f"{name} is used twice, first at {first}")
+    public, admin = (_of(_of(values, name, dict), "listen", str) for name in ("server", "admin"))
+    if public and public == admin and not public.endswith(":0"):
+        document.refuse(("admin", "listen"), "must not be the address of server.listen")
     first_sources: dict[Any, str] = {}
     for name, source in _of(values, "sources", dict).items():
         path = _of(source, "path", str) or f"/webhooks/{name}"

@@ -113,6 +113,7 @@ def _http_url(value: str) -> str:
     try:
         url = URL(value)
         usable = url.scheme in {"http", "https"} and url.host and 0 < (url.port or 0) <= 65535
+        (url.raw_host or "").encode("idna")  # what a resolver does first
     except ValueError:
         usable = False
     if not usable or re.search(r"[\s\x00-\x1f]", value):
@@ -345,7 +346,7 @@ class Destination(_Options):
     ] = None
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
     timeout: Duration = timedelta(seconds=30)
-    """Of one attempt, from connecting to the end of the answer."""
+    """Of one attempt, from connecting to the status of the answer."""
     concurrency: Annotated[int, Field(strict=True, ge=1, le=1000)] = 8
     """Attempts at the same time."""
     success: Statuses = SUCCESS

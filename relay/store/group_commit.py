@@ -76,6 +76,7 @@ class GroupCommit:
         self._connection = connection
         self._committed = committed
         self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
         self._queue: SimpleQueue[_Operation[Any, Any] | None] = SimpleQueue()
         self._dead = False
         self.died: asyncio.Future[None] = self._loop.create_future()
@@ -83,8 +84,7 @@ class GroupCommit:
         self._wal_pages = 0
         connection.wal_autocheckpoint(0)
         connection.set_wal_hook(self._note_wal_pages)
-        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name="store", daemon=True).start()
 
     @property
     def waiting(self) -> int:
@@ -109,8 +109,7 @@ class GroupCommit:
         """Commit what waits, end the thread and close the connection."""
         self._dead = True
         self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
-        self._connection.close()
+        await self._ended
 
     def _run(self) -> None:
         batch: list[_Operation[Any, Any]] = []
@@ -122,12 +121,23 @@ class GroupCommit:
                 results = self._transact(batch)
                 took = time.perf_counter() - started
                 changed = self._connection.total_changes() != before
-                self._loop.call_soon_threadsafe(self._give_out, batch, results, took if changed else None)
+                self._tell(self._give_out, batch, results, took if changed else None)
                 batch = []
                 del operation, results  # or the last bodies live until the next webhook
                 self._checkpoint()
+            self._connection.close()
         except BaseException as error:  # noqa: BLE001 (a bug: nothing may be acknowledged any more)
-            self._loop.call_soon_threadsafe(self._die, batch, error)
+            self._tell(self._die, batch, error)
+        self._tell(self._end)
+
+    def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
+        """Call something on the event loop, if that is still there: a disk may hang for longer."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
 
     def _die(self, batch: list[_Operation[Any, Any]], error: BaseException) -> None:
         """Tell everybody who waits, and whoever runs the relay, that the thread has ended."""

@@ -7,10 +7,11 @@ own. Owns the counts of open deliveries, so that a scrape need not count.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ import apsw
 from relay.errors import StoreError, StoreUnavailableError
 from relay.model import Attempt, Delivery, DeliveryState, Event, Quarantined
 from relay.store import Acceptance, Backlog, Claimed, Purged
-from relay.store.group_commit import UNAVAILABLE, GroupCommit
+from relay.store.group_commit import UNAVAILABLE, Apply, GroupCommit, I, R
 from relay.store.sqlite_file import connect, lock, migrate, set_durability
 from relay.store.sqlite_steps import Steps
 
 _log = logging.getLogger(__name__)
 
-MAX_WAITING = 10_000  # operations; beyond it a webhook is answered 503 instead of waiting longer
+# Operations, and bytes of webhooks, that wait; beyond them a webhook is answered 503 instead.
+MAX_WAITING = 10_000
+MAX_WAITING_BYTES = 64 << 20
 _OPEN_STATES = (DeliveryState.PENDING, DeliveryState.IN_FLIGHT, DeliveryState.DEAD)
 
 
@@ -41,7 +44,8 @@ class SqliteStore:
             # What was in flight when the last process ended was not recorded: it is tried again.
             _release_all(writer)
             self._reader, self._reading = connect(path), asyncio.Lock()
-            self._counts = _counted(writer)
+            self._counts = _open_deliveries(writer)
+            self._waiting_bytes = 0
             self._steps = Steps(writer)
         except BaseException:
             os.close(self._lock)
@@ -55,9 +59,8 @@ class SqliteStore:
         return self._commits.died
 
     async def accept(self, event: Event, claims: Mapping[str, bool]) -> Acceptance:
-        if self._commits.waiting >= MAX_WAITING:
-            raise StoreUnavailableError("too many webhooks wait for the store")
-        acceptance = await self._commits.submit(self._steps.accept, (event, claims))
+        with self._admitted(len(event.body)):
+            acceptance = await self._commits.submit(self._steps.accept, (event, claims))
         if not acceptance.duplicate:
             for destination, claimed in claims.items():
                 state = DeliveryState.IN_FLIGHT if claimed else DeliveryState.PENDING
@@ -65,31 +68,33 @@ class SqliteStore:
         return acceptance
 
     async def quarantine(self, request: Quarantined) -> None:
-        await self._commits.submit(self._steps.quarantine, request)
+        with self._admitted(len(request.body)):
+            await self._commits.submit(self._steps.quarantine, request)
 
     async def claim(self, destination: str, limit: int, max_bytes: int, now: float) -> Claimed:
-        claimed = await self._commits.submit(self._steps.claim, (destination, limit, max_bytes, now))
-        self._move(destination, DeliveryState.PENDING, DeliveryState.IN_FLIGHT, len(claimed.deliveries))
-        return claimed
+        def count(claimed: Claimed) -> None:
+            number = len(claimed.deliveries)
+            self._move(destination, DeliveryState.PENDING, DeliveryState.IN_FLIGHT, number)
+
+        return await self._counted(self._steps.claim, (destination, limit, max_bytes, now), count)
 
     async def record(self, attempts: Sequence[Attempt]) -> list[bool]:
-        recorded = await self._commits.submit(self._steps.record, attempts)
-        for attempt, held in zip(attempts, recorded, strict=True):
-            if held:
-                self._move(attempt.delivery.destination, DeliveryState.IN_FLIGHT, attempt.transition.state, 1)
-        return recorded
+        def count(recorded: list[bool]) -> None:
+            for attempt, held in zip(attempts, recorded, strict=True):
+                if held:
+                    destination = attempt.delivery.destination
+                    self._move(destination, DeliveryState.IN_FLIGHT, attempt.transition.state, 1)
+
+        return await self._counted(self._steps.record, attempts, count)
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
-        for destination in await self._commits.submit(self._steps.release, deliveries):
-            self._move(destination, DeliveryState.IN_FLIGHT, DeliveryState.PENDING, 1)
+        await self._counted(self._steps.release, deliveries, self._put_back)
 
     async def renew(self, deliveries: Sequence[Delivery], now: float) -> None:
         await self._commits.submit(self._steps.renew, (deliveries, now))
 
     async def expire(self, now: float) -> int:
-        expired = await self._commits.submit(self._steps.expire, now)
-        for destination in expired:
-            self._move(destination, DeliveryState.IN_FLIGHT, DeliveryState.PENDING, 1)
+        expired = await self._counted(self._steps.expire, now, self._put_back)
         return len(expired)
 
     async def purge(self, after: int, accepted_before: float, limit: int) -> Purged:
@@ -118,7 +123,33 @@ class SqliteStore:
         self._reader.close()
         os.close(self._lock)
 
+    @contextlib.contextmanager
+    def _admitted(self, size: int) -> Iterator[None]:
+        """Let a webhook wait for the store, unless too many do already."""
+        if self._commits.waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
+            raise StoreUnavailableError("too many webhooks wait for the store")
+        self._waiting_bytes += size
+        try:
+            yield
+        finally:
+            self._waiting_bytes -= size
+
     # ---- the counts of open deliveries, kept on the event loop after each commit
+
+    async def _counted(self, apply: Apply[I, R], item: I, count: Callable[[R], None]) -> R:
+        """Run a step and count what it did, also when whoever waits for it has gone meanwhile."""
+        done = self._commits.submit(apply, item)
+
+        def count_if_done(done: asyncio.Future[R]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                count(done.result())
+
+        done.add_done_callback(count_if_done)
+        return await asyncio.shield(done)
+
+    def _put_back(self, destinations: list[str]) -> None:
+        for destination in destinations:
+            self._move(destination, DeliveryState.IN_FLIGHT, DeliveryState.PENDING, 1)
 
     def _count(self, destination: str, state: DeliveryState, change: int) -> None:
         if state in _OPEN_STATES:
@@ -191,7 +222,7 @@ def _release_all(connection: apsw.Connection) -> None:
         _log.info("store.recovered", extra={"fields": {"deliveries": released}})
 
 
-def _counted(connection: apsw.Connection) -> dict[tuple[str, DeliveryState], int]:
+def _open_deliveries(connection: apsw.Connection) -> dict[tuple[str, DeliveryState], int]:
     """Return the number of open deliveries by destination and state, from the indexes of those alone."""
     return {
         (destination, state): number

@@ -16,7 +16,9 @@ from typing import Any
 
 import apsw
 
-from relay.model import Attempt, Delivery, Event, Quarantined
+from relay.errors import StoreError
+from relay.lifecycle import LEGAL
+from relay.model import Attempt, Delivery, DeliveryState, Event, Quarantined
 from relay.store import Acceptance, Claimed, Purged
 
 _log = logging.getLogger(__name__)
@@ -200,6 +202,8 @@ class Steps:
         attempts = [attempt for batch in batches for attempt in batch]
         held = self._held([attempt.delivery for attempt in attempts])
         valid = [attempt for attempt in attempts if (attempt.delivery.id, attempt.delivery.token) in held]
+        if not {attempt.transition.state for attempt in valid} <= LEGAL[DeliveryState.IN_FLIGHT]:
+            raise StoreError("an attempt can't lead there")
         self._write(
             "INSERT INTO attempts (delivery, number, started_at, duration_seconds, status, error, next_state)"
             " VALUES {rows}",
@@ -298,7 +302,7 @@ class Steps:
         self._connection.execute(
             "DELETE FROM events WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(finished),)
         )
-        reached_end = len(looked_at) < limit or not all(old for _, old, _ in looked_at)
+        reached_end = len(looked_at) < limit or not any(old for _, old, _ in looked_at)
         return Purged(len(finished), None if reached_end else max(id_ for id_, *_ in looked_at))
 
     def probe(self, instants: Sequence[float]) -> list[None]:
@@ -323,8 +327,11 @@ class Steps:
         return json.loads(self._connection.execute(sql, bindings).get)
 
     def _highest(self, table: str) -> int:
-        highest: int = self._connection.execute(f"SELECT coalesce(max(id), 0) FROM {table}").get  # noqa: S608
-        return highest
+        """Return the highest id that a table ever gave, also if retention has deleted the row."""
+        highest: int | None = self._connection.execute(
+            "SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)
+        ).get
+        return highest or 0
 
 
 def _claims(deliveries: Sequence[Delivery]) -> set[tuple[int, int]]:

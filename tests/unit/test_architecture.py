@@ -1,4 +1,4 @@
-"""The house's rules about its own rooms: docs/architecture says what they are for."""
+"""The house's rules about its own rooms: CONTRIBUTING.md says what they are for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 RELAY = Path(__file__).parents[2] / "relay"
 
 PURE = ("errors", "units", "model", "payload", "passwords", "retry", "lifecycle", "routing", "wire")
-BOUNDARY = ("config", "logs", "metrics", "store", "auth", "connections", "delivery", "listener")
+BOUNDARY = ("config", "logs", "metrics", "store", "auth", "connections", "delivery", "listener", "lane")
 SHELL = ("ingress", "dispatcher", "admin")  # side by side: they never import one another
 TOP = ("app", "samples", "send", "casefile", "demo", "cli", "__main__")
 RANK = {room: rank for rank, room in enumerate((*PURE, *BOUNDARY))}

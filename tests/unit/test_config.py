@@ -378,8 +378,10 @@ UNKNOWN_TOP = "known are admin, destinations, routes, server, sources, store"
         (
             "a: {password: ${NAME}}\n",
             [
-                "1:16: not valid YAML: expected ',' or '}', but got '{'; within braces or brackets,"
-                " quote a text with ${NAME}"
+                (
+                    "1:16: not valid YAML: expected ',' or '}', but got '{'; within braces or brackets,"
+                    " quote a text with ${NAME}"
+                )
             ],
         ),
         (MINIMAL + "---\na: 1\n", ["11:1: a second document (---) starts here; write only one"]),

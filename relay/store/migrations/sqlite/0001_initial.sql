@@ -2,7 +2,7 @@
 -- running relay makes looks at finished deliveries, and a delivery is in one of these indexes at a time.
 
 CREATE TABLE events (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT, -- no id is ever given twice
     source TEXT NOT NULL,
     event_id TEXT NOT NULL,
     received_at REAL NOT NULL,
@@ -18,7 +18,7 @@ CREATE TABLE events (
 CREATE INDEX events_unrouted ON events (id) WHERE unrouted = 1;
 
 CREATE TABLE deliveries (
-    id INTEGER PRIMARY KEY,
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
     event INTEGER NOT NULL REFERENCES events (id) ON DELETE CASCADE,
     destination TEXT NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('pending', 'in_flight', 'delivered', 'dead', 'discarded')),
