@@ -6,9 +6,11 @@ WORKDIR /src
 RUN python -m venv /opt/itscope-relay
 COPY requirements.lock ./
 RUN /opt/itscope-relay/bin/pip install --require-hashes -r requirements.lock
+COPY requirements-build.lock ./
+RUN pip install --require-hashes -r requirements-build.lock
 COPY pyproject.toml README.md ./
 COPY relay ./relay
-RUN /opt/itscope-relay/bin/pip wheel --no-deps --wheel-dir /wheels . \
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /opt/itscope-relay/bin/pip install --no-deps /wheels/*.whl \
  && /opt/itscope-relay/bin/itscope-relay --version
 

@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+PIN := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-header
+
 .PHONY: help demo test check format bench lock schema clean
 
 help: ## Show this
@@ -41,10 +44,9 @@ schema: $(READY) ## Write config.schema.json anew
 	$(BIN)/itscope-relay schema > config.schema.json
 
 lock: $(READY) ## Pin the newest packages that pyproject.toml allows
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --extra fast pyproject.toml -o requirements.lock
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --extra fast --extra dev pyproject.toml -o requirements-dev.lock
+	$(PIN) pyproject.toml --extra fast -o requirements.lock
+	$(PIN) pyproject.toml --extra fast --extra dev -o requirements-dev.lock
+	$(PIN) requirements-build.in -o requirements-build.lock
 
 clean: ## Remove what was made here
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

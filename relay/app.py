@@ -162,7 +162,8 @@ class Relay:
             self._apply(config)
             self._config = config
             self.metrics.reload_successful.set(1)
-            _log.info("config.reloaded")
+            sizes = {part: len(getattr(config, part)) for part in ("sources", "destinations", "routes")}
+            _log.info("config.reloaded", extra={"fields": sizes})
 
     def _refuse_what_comes_too_late(self, config: Config) -> None:
         if self._ingress.draining:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import json
 import os
 import secrets
@@ -25,7 +26,7 @@ from relay.config import Config, json_schema, load, suggestion
 from relay.errors import BadPayloadError, ConfigError, RelayError
 from relay.passwords import SALT_BYTES, hash_password
 from relay.payload import parse
-from relay.routing import Explanation, Finding, Router
+from relay.routing import SOURCE_FIELD, Explanation, Finding, Router
 from relay.send import Player
 
 # How long the interpreter lets one thread run while another waits. The default of 5 ms is what each statement
@@ -157,10 +158,21 @@ def check(config_path: Path) -> None:
       itscope-relay check -c /etc/itscope-relay/conf.d/     a folder: all its *.yaml
     """
     config = _loaded(config_path)
+    for rule in config.routes:
+        for field in (*rule.match, *rule.except_):
+            if meant := _meant_field(field):
+                click.echo(f"{config_path}: warning: {rule.name}: {field}: did you mean {meant}?", err=True)
     click.echo(
         f"{config_path}: OK: {_number(len(config.sources), 'source')},"
         f" {_number(len(config.destinations), 'destination')}, {_number(len(config.routes), 'route')}"
     )
+
+
+def _meant_field(field: str) -> str | None:
+    """Return the field of ITscope that another, similar one was probably meant to be."""
+    known = {name.lower(): name for name in (*parse(samples.DOCUMENTED_SAMPLE), SOURCE_FIELD)}
+    close = difflib.get_close_matches(field.lower(), known, n=1, cutoff=0.8)
+    return known[close[0]] if close and field not in known.values() else None
 
 
 def _number(number: int, noun: str) -> str:

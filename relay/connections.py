@@ -51,15 +51,17 @@ class _Connection(BaseProtocol):
     __slots__ = ("_answer", "_closed", "_payload", "_reusable", "idle_since")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        parser = HttpResponseParser(
-            self, loop, MAX_ANSWER_BYTES, payload_exception=NotHttpError, auto_decompress=False
-        )
-        super().__init__(loop, parser)
+        super().__init__(loop)
         self._answer: asyncio.Future[RawResponseMessage] | None = None
         self._payload: StreamReader | None = None
         self._reusable = True
         self._closed = False
         self.idle_since = 0.0
+
+    def _new_parser(self) -> HttpResponseParser:
+        return HttpResponseParser(
+            self, self._loop, MAX_ANSWER_BYTES, payload_exception=NotHttpError, auto_decompress=False
+        )
 
     @property
     def usable(self) -> bool:
@@ -71,6 +73,7 @@ class _Connection(BaseProtocol):
         if self.transport is None:
             raise ClosedError
         self._reusable = False  # until the whole answer was read
+        self._parser = self._new_parser()  # which has seen nothing that came unasked
         self._answer = self._loop.create_future()
         self.transport.write(request)
         try:
@@ -98,7 +101,10 @@ class _Connection(BaseProtocol):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._parser is None or self._closed:
+        if self._closed:
+            return
+        if self._parser is None or (self._answer is None and self._payload is None):
+            self._end(NotHttpError("nothing was asked"))
             return
         try:
             messages, _, _ = self._parser.feed_data(data)

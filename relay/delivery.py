@@ -88,6 +88,8 @@ def _describe_unreachable(why: BaseException | None) -> str:
     match why:
         case ssl.SSLCertVerificationError(verify_message=str() as message):
             return f"the certificate isn't trusted: {message}"
+        case ssl.SSLError(reason=str() as reason):
+            return f"TLS failed: {reason.replace('_', ' ').lower()}"
         case ssl.SSLError():
             return "TLS failed"
         case socket.gaierror() | UnicodeError():

@@ -10,6 +10,7 @@ import asyncio
 import collections
 import logging
 import secrets
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -124,7 +125,7 @@ async def run(*, keep_running: bool, say: Callable[[str], None]) -> bool:
         _summarize(erps, expected, waiting, say)
         if keep_running:
             say(
-                f"\nstill running; Ctrl-C ends it. Try:\n  itscope-relay send {url} --user itscope:{password}"
+                f"\nstill running; Ctrl-C ends it. Try:\n  {sys.argv[0]} send {url} --user itscope:{password}"
             )
             say(f"  curl http://127.0.0.1:{admin}/metrics")
             await asyncio.Event().wait()

@@ -274,6 +274,7 @@ class Lane:
             return
         try:
             await self._store.release(deliveries)
+            _log.info("deliveries.released", extra={"fields": self._fields(number=len(deliveries))})
         except StoreError as error:
             # Still claimed in the store; the next start, or the end of the lease, frees them.
             _log.warning("deliveries.not_released", extra={"fields": self._fields(error=str(error))})

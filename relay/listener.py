@@ -97,7 +97,8 @@ class Listener:
         try:
             await site.start()
         except OSError as error:
-            reason = os.strerror(error.errno).lower() if error.errno else "not an address of this machine"
+            known = error.errno is not None and error.errno > 0  # a resolver's errors are below
+            reason = os.strerror(error.errno or 0).lower() if known else "no such address on this machine"
             raise RelayError(f"can't listen on {address}: {reason}") from error
         self._site, self._bound, self._context = site, (address, tls), context
         self._certificate = _modified(tls)

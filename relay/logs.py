@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import queue
-import sys
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any
 
 _MAX_QUEUED = 10_000
+_STDERR = 2
 _STOP_SECONDS = 2.0
 
 
@@ -42,6 +43,22 @@ class _TextFormatter(logging.Formatter):
         )
         line = f"{time} {record.levelname.lower():8} {record.getMessage()} {fields}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to the descriptor of standard error; one thread uses it, so there is nothing to lock.
+
+    With a lock or a buffer, a thread that is stuck in a full pipe would keep the process from ending.
+    """
+
+    def createLock(self) -> None:  # noqa: N802 (logging's)
+        self.lock = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        with contextlib.suppress(OSError):  # nobody reads any more
+            while line:
+                line = line[os.write(_STDERR, line) :]
 
 
 class _DroppingQueueHandler(QueueHandler):
@@ -82,7 +99,7 @@ def start(form: str, level: str) -> QueueListener:
         form: `json` or `text`.
         level: `debug`, `info`, `warning` or `error`.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StderrHandler()
     handler.setFormatter(_JsonFormatter() if form == "json" else _TextFormatter())
     lines: queue.Queue[Any] = queue.Queue(_MAX_QUEUED)
     root = logging.getLogger()

@@ -122,7 +122,7 @@ def read(text: str, file: str, environment: Mapping[str, str]) -> Document:
 
 def _syntax(problem: str) -> str:
     """Return PyYAML's finding in words that never quote the file: a secret may stand at that very place."""
-    if "alias" in problem:
+    if "alias" in problem or "but found '*'" in problem:
         return _ALIASES
     if "tag" in problem:
         return _TAGS
@@ -227,10 +227,11 @@ class _Reader:
                     place, path, "write a variable as ${NAME} or ${NAME:-default}, and a literal ${ as $${"
                 )
                 return ""
-            if name in self._environment and (self._environment[name] or default is None):
-                return self._environment[name]
+            if given := self._environment.get(name):
+                return given
             if default is None:
-                self._problem(place, path, f"the environment variable {name} is not set")
+                state = "empty" if name in self._environment else "not set"
+                self._problem(place, path, f"the environment variable {name} is {state}")
                 return ""
             return str(default)
 

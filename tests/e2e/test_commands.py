@@ -52,6 +52,17 @@ def test_check_names_every_problem_with_its_place(tmp_path: Path) -> None:
     assert "routes[0].to[0]: there is no destination epr; did you mean erp?" in lines[3]
 
 
+def test_check_warns_of_fields_that_look_like_another(tmp_path: Path) -> None:
+    match = {"eventtype": "INVOICE", "ordrId": "1", "eventType": "ORDER", "ourOwn": "1"}
+    config = write_config(tmp_path, NOWHERE, routes=[{"to": list(NOWHERE), "match": match}])
+    checked = run("check", "-c", config)
+    assert checked.returncode == 0
+    assert checked.stderr.splitlines() == [
+        f"{config}: warning: routes[0]: eventtype: did you mean eventType?",
+        f"{config}: warning: routes[0]: ordrId: did you mean orderId?",
+    ]
+
+
 def test_check_unites_the_files_of_a_folder(tmp_path: Path) -> None:
     whole = configuration(NOWHERE)
     for number, section in enumerate(whole):

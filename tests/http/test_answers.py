@@ -550,10 +550,10 @@ async def test_store_that_can_not_write_is_answered_503_and_works_again(relay: S
     assert running.events() == running.quarantine() == []
     assert (await running.post(b'{"eventId": "e"}')).json["status"] == "accepted"
 
-    async def ready() -> bool:  # an answer is remembered for a second
+    async def ready_again() -> bool:  # an answer is remembered for a second
         return (await running.ask("/-/ready")).status == 200
 
-    await until(ready)
+    await until(ready_again)
     await running.settled("delivered")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
 import ssl
 from datetime import UTC, datetime
@@ -117,6 +118,25 @@ async def test_values_of_the_payload_can_not_break_a_header(
     assert request.headers["X-ITscope-Event-Type"] == header
     assert request.headers["X-ITscope-Transaction-Status"] == header
     assert "X-Evil" not in request.headers
+
+
+async def test_type_and_status_are_kept_and_logged_no_longer_than_a_header(
+    running: Running, erp: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "relay")
+    text = "x" * 10_000
+    body = json.dumps({"eventId": "e", "eventType": text, "transactionStatus": text}).encode()
+    assert (await running.post(body)).status == 200
+    (request,) = await erp.arrived(1)
+    await running.settled("delivered")
+    assert request.body == body
+    for name in ("X-ITscope-Event-Type", "X-ITscope-Transaction-Status"):
+        assert request.headers[name] == text[:255]
+    assert running.rows("SELECT event_type, transaction_status FROM events") == [(text[:255],) * 2]
+    (accepted,) = [record for record in caplog.records if record.message == "event.accepted"]
+    fields = vars(accepted)["fields"]
+    assert (fields["event_type"], fields["status"]) == (text[:255],) * 2
+    assert not [record for record in caplog.records if text[:256] in str(vars(record))]
 
 
 async def test_id_with_line_breaks_can_not_break_a_header(running: Running, erp: Receiver) -> None:

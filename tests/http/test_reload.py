@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import encode_basic_auth
 
+from relay.passwords import Costs, PasswordHash
 from tests.http.conftest import StartRelay
 from tests.http.world import ORDER, PASSWORD, RIGHT, USER, Clock, Receiver, Running, head, refused, until
 
@@ -44,6 +45,22 @@ async def test_reload_takes_new_sources_with_their_passwords(running: Running) -
     assert (await running.post({"eventId": "2"}, auth=encode_basic_auth(USER, "new"))).status == 200
     second = await running.post({"eventId": "2"}, path="/second", auth=encode_basic_auth("s", "p"))
     assert second.json["status"] == "accepted"
+
+
+async def test_verified_login_is_remembered_over_a_reload_that_leaves_its_source_alone(
+    relay: StartRelay,
+) -> None:
+    costs = Costs(10, 8, 1)
+    hashed = str(PasswordHash(costs, b"s" * 16, costs.derive(PASSWORD.encode(), b"s" * 16, 32)))
+    running = await relay(sources={"itscope": {"auth": [{"username": USER, "password_hash": hashed}]}})
+    assert (await running.post()).status == 200
+    running.relay._hashing.shutdown()  # from now on nothing can be checked but by memory
+    answer = await running.reload(
+        sources={"second": {"auth": [{"username": "s", "password": "p"}]}},
+        destinations={"erp": {"timeout": "29s"}},
+    )
+    assert answer.status == 200
+    assert (await running.post({"eventId": "2"})).status == 200
 
 
 async def test_removed_source_is_answered_404(running: Running) -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 import trustme
 
+from relay.config import load
+from relay.errors import ConfigError
 from tests.http.conftest import StartRelay
+from tests.http.test_reload import free_port
 from tests.http.world import Running, head
 
 FILES = {"cert_file": "fullchain.pem", "key_file": "privkey.pem"}
@@ -122,3 +125,37 @@ async def test_tls_can_be_turned_on_and_off_by_a_reload(
     await served(running, trust)
     assert (await running.reload(server={"tls": None})).status == 200
     assert (await running.post()).status == 200
+
+
+@pytest.mark.parametrize("begins_with_tls", [False, True], ids=["http", "https"])
+async def test_certificate_that_becomes_unusable_during_a_reload_changes_nothing(
+    relay: StartRelay,
+    tmp_path: Path,
+    ca: trustme.CA,
+    trust: ssl.SSLContext,
+    *,
+    begins_with_tls: bool,
+) -> None:
+    renew(tmp_path, ca)
+    (tmp_path / "other").mkdir()
+    renew(tmp_path / "other", ca)
+    port = free_port()
+    running = await relay(
+        server={"listen": f"127.0.0.1:{port}", **({"tls": FILES} if begins_with_tls else {})}
+    )
+    other = {name: f"other/{file}" for name, file in FILES.items()}
+    running.config["server"]["tls"] = other
+    running.write()
+    config = load(running.file, {})  # found good ...
+    (tmp_path / "other" / FILES["key_file"]).write_text("half")  # ... and then it isn't
+    with pytest.raises(ConfigError) as found:
+        await running.relay._bind(config)
+    (problem,) = found.value.problems
+    assert problem.startswith(f"{running.file}: can't use ")
+    assert running.public == ("127.0.0.1", port)
+    if begins_with_tls:
+        await served(running, trust)
+    else:
+        assert (await running.post()).status == 200
+    assert (await running.reload()).status == 422
+    assert running.public == ("127.0.0.1", port)

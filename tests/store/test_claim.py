@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from relay.errors import StoreError, StoreUnavailableError
 from relay.model import DeliveryState
 from relay.store import Store
 from tests.store.opened import (
@@ -358,3 +361,78 @@ async def test_backlogs_of_destinations_are_apart(store: Store) -> None:
     await finish(store, DEAD, "erp")
     assert await backlog(store, "erp") == owed(dead=1)
     assert await backlog(store, "crm") == owed(pending=2, oldest=START)
+
+
+# ---- whoever waits may go
+
+
+async def abandoned(work: Coroutine[Any, Any, Any]) -> None:
+    """Have a step begun, and cancel whoever waits for it."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)  # let it be queued
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("state", [DELIVERED, DEAD, PENDING])
+async def test_backlog_counts_what_was_recorded_though_nobody_waited(
+    open_store: Opened, state: DeliveryState
+) -> None:
+    store = await open_store()
+    await accept(store, "e1", "e2")
+    first, _second = await claim_all(store)
+    await abandoned(store.record([attempt(first, state, due_at=FAR)]))
+    await store.probe()
+    expected = owed(
+        pending=int(state is PENDING),
+        in_flight=1,
+        dead=int(state is DEAD),
+        oldest=START if state is PENDING else START + 1,
+    )
+    assert await backlog(store) == expected
+
+
+async def test_backlog_counts_what_was_claimed_though_nobody_waited(open_store: Opened) -> None:
+    store = await open_store()
+    await accept(store, "e1", "e2", "e3")
+    await abandoned(store.claim("erp", 2, 1 << 30, START + 1000))
+    await store.probe()
+    assert await backlog(store) == owed(pending=1, in_flight=2, oldest=START)
+    assert await store.expire(FAR) == 2
+    assert await backlog(store) == owed(pending=3, oldest=START)
+
+
+async def test_backlog_counts_what_was_released_or_expired_though_nobody_waited(store: Store) -> None:
+    await accept(store, "e1", "e2")
+    first, _second = await claim_all(store)
+    await abandoned(store.release([first]))
+    await store.probe()
+    assert await backlog(store) == owed(pending=1, in_flight=1, oldest=START)
+    await abandoned(store.expire(FAR))
+    await store.probe()
+    assert await backlog(store) == owed(pending=2, oldest=START)
+
+
+# ---- what can't follow from an attempt
+
+
+@pytest.mark.parametrize("state", [DeliveryState.IN_FLIGHT, DeliveryState.DISCARDED])
+async def test_attempt_that_leads_where_none_can_fails_alone(
+    open_store: Opened, state: DeliveryState
+) -> None:
+    store = await open_store()
+    await accept(store, "before", "bad", "after")
+    before, bad, after = await claim_all(store)
+    results = await asyncio.gather(
+        store.record([attempt(before, DELIVERED)]),
+        store.record([attempt(bad, state)]),
+        store.record([attempt(after, DEAD)]),
+        return_exceptions=True,
+    )
+    assert (results[0], results[2]) == ([True], [True])
+    assert isinstance(results[1], StoreError)
+    assert not isinstance(results[1], StoreUnavailableError)  # trying again wouldn't help
+    assert await backlog(store) == owed(in_flight=1, dead=1, oldest=START + 1)
+    assert open_store.read("SELECT count(*) FROM attempts") == [(2,)]
+    assert await store.record([attempt(bad, DELIVERED)]) == [True]

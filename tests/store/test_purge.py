@@ -129,3 +129,37 @@ async def test_new_events_after_a_purge_have_ids_of_their_own(open_store: Opened
     store = await open_store()
     await accept(store, "e2", "e3", at=LATER)
     assert ids(await claim_all(store, now=LATER + 10)) == ["e2", "e3"]
+
+
+@pytest.mark.parametrize("limit", [2, 3, 100])
+async def test_purge_goes_on_past_an_event_of_a_clock_that_was_wrong(store: Store, limit: int) -> None:
+    for number in range(7):
+        await accept(store, f"e{number}", at=LATER if number == 1 else START + number)
+    await finish_all(store)
+    assert await purge(store, limit=limit) == 6
+    assert await known(store, "e1")
+    assert not await known(store, "e6")
+
+
+async def finish_all(store: Store) -> None:
+    assert all(
+        await store.record(
+            [attempt(delivery, DeliveryState.DELIVERED) for delivery in await claim_all(store, now=LATER)]
+        )
+    )
+
+
+async def test_ids_are_never_given_again(open_store: Opened) -> None:
+    store = await open_store()
+    highest: dict[str, int] = {"events": 0, "deliveries": 0}
+    for number in range(3):
+        await accept(store, f"e{number}", to=("erp", "crm"))
+        for table, before in highest.items():
+            ((least, most, count),) = open_store.read(f"SELECT min(id), max(id), count(*) FROM {table}")  # noqa: S608
+            assert least > before
+            assert count == (1 if table == "events" else 2)
+            highest[table] = most
+        await finish(store, DeliveryState.DELIVERED, "erp")
+        await finish(store, DeliveryState.DELIVERED, "crm")
+        assert await purge(store) == 1
+        store = await open_store()

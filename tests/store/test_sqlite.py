@@ -261,3 +261,58 @@ async def test_quarantine_is_bounded_and_drops_the_oldest(
     await store.quarantine(rejected(b"newest"))
     assert read_sqlite(path, "SELECT count(*), min(id) FROM quarantine") == [(MAX_QUARANTINED, 2)]
     assert read_sqlite(path, "SELECT count(*) FROM quarantine WHERE body = x'6e6577657374'") == [(1,)]
+
+
+HANGING_DISK = """
+import asyncio, sys, time
+from pathlib import Path
+import apsw
+from relay.store.sqlite import open_store
+from tests.store.opened import event
+
+path = Path(sys.argv[1])
+
+async def main() -> apsw.Connection:
+    store = open_store(path, lambda _: None)
+    store._commits._connection.set_busy_timeout(600_000)
+    other = apsw.Connection(str(path))
+    other.execute("BEGIN IMMEDIATE").fetchall()
+    waiting = asyncio.ensure_future(store.accept(event(), {"erp": True}))
+    try:
+        await asyncio.wait_for(store.close(), 0.2)
+    except TimeoutError:
+        print("gave up")
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    return other
+
+other = asyncio.run(main())
+print("the loop has ended", flush=True)
+"""
+DISK_COMES_BACK = """
+other.execute("ROLLBACK").fetchall()
+time.sleep(0.5)
+print(other.execute("SELECT count(*) FROM events").get)
+"""
+
+
+@pytest.mark.parametrize("then", ["", DISK_COMES_BACK], ids=["for good", "for a while"])
+async def test_hanging_disk_keeps_no_process_from_ending(path: Path, then: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        HANGING_DISK + then,
+        str(path),
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(30):
+            out, err = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    expected = ["gave up", "the loop has ended", *(["1"] if then else [])]
+    assert (process.returncode, out.decode().splitlines(), err.decode()) == (0, expected, "")

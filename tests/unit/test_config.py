@@ -496,7 +496,9 @@ def test_missing_variable_is_named() -> None:
 
 def test_empty_secret_is_refused() -> None:
     text = with_password("        password: ${P}")
-    assert problems(text, {"P": ""}) == ["5:19: sources.itscope.auth[0].password: must not be empty"]
+    assert problems(text, {"P": ""}) == [
+        "5:19: sources.itscope.auth[0].password: the environment variable P is empty"
+    ]
 
 
 @pytest.mark.parametrize("written", ["${}", "${a-b}", "${1A}", "${P:default}", "x${", "${P"])
@@ -632,6 +634,18 @@ def test_admin_on_loopback_needs_none(listen: str) -> None:
     assert read(f"{MINIMAL}admin: {{listen: {listen}}}\n").admin.auth == ()
 
 
+def test_listeners_have_addresses_of_their_own() -> None:
+    def both(address: str) -> str:
+        return f"{MINIMAL}server: {{listen: {address}}}\nadmin: {{listen: {address}}}\n"
+
+    assert problems(both("127.0.0.1:8080")) == [
+        "12:17: admin.listen: must not be the address of server.listen"
+    ]
+    assert read(both("127.0.0.1:0")).admin.listen == "127.0.0.1:0"
+    other = read(both("127.0.0.1:8080").replace("admin: {listen: 127.0.0.1", "admin: {listen: 127.0.0.2"))
+    assert other.admin.listen == "127.0.0.2:8080"
+
+
 @pytest.mark.parametrize("url", ["https://relay:x@erp.example/api", "https://relay@erp.example/api"])
 def test_url_with_credentials_is_refused(url: str) -> None:
     assert problems(MINIMAL.replace("https://erp.example/api", url)) == [
@@ -649,6 +663,9 @@ def test_url_with_credentials_is_refused(url: str) -> None:
         "file:///etc/passwd",
         "https://erp:0/",
         "'http://a b/'",
+        "http://a..b/x",
+        "https://.erp.example/",
+        f"https://{'a' * 64}.example/",
     ],
 )
 def test_unusable_url_is_refused(url: str) -> None:

@@ -83,6 +83,9 @@ def test_other_formats_are_refused(text: str) -> None:
         "ln=14,r=8,p=0",
         "ln=14,r=8,p=9",
         "ln=20,r=32,p=8",
+        "ln=16,r=1,p=1",  # RFC 7914: N < 2 ** (128 * r / 8)
+        "ln=17,r=1,p=1",
+        "ln=20,r=1,p=1",
     ],
 )
 def test_costs_that_could_exhaust_the_machine_are_refused(costs: str) -> None:
@@ -90,6 +93,6 @@ def test_costs_that_could_exhaust_the_machine_are_refused(costs: str) -> None:
         parse_password_hash(f"$scrypt${costs}${SALT}${KEY}")
 
 
-@pytest.mark.parametrize("costs", ["ln=10,r=1,p=1", "ln=17,r=8,p=1", "ln=14,r=8,p=8"])
+@pytest.mark.parametrize("costs", ["ln=10,r=1,p=1", "ln=15,r=1,p=1", "ln=17,r=8,p=1", "ln=14,r=8,p=8"])
 def test_costs_within_bounds_can_be_paid(costs: str) -> None:
     assert not parse_password_hash(f"$scrypt${costs}${SALT}${KEY}").matches(b"wrong")

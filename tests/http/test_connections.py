@@ -1,0 +1,284 @@
+"""Connections to a destination: what is an answer, and over which connection the next request goes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from datetime import timedelta
+
+import pytest
+from yarl import URL
+
+from relay.config import Destination
+from relay.connections import MAX_ANSWER_BYTES, Answer, ClosedError, Connections, NotHttpError
+from relay.delivery import _head
+from tests.http.world import DEADLINE_SECONDS, until
+
+REQUEST = b"POST / HTTP/1.1\r\nHost: erp\r\nContent-Length: 2\r\n\r\n{}"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+class Server:
+    """Answers each request with bytes from a script, then with `OK`. A script's None closes."""
+
+    def __init__(self) -> None:
+        self.script: deque[Sequence[bytes | None]] = deque()
+        self.requests: list[int] = []  # the number of the connection that each came over
+        self.writers: list[asyncio.StreamWriter] = []
+        self.read = asyncio.Event()
+
+    async def start(self, host: str = "127.0.0.1") -> int:
+        """Listen, and return the port."""
+        self._server = await asyncio.start_server(self._serve, host, 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self) -> None:
+        self._server.close()
+        for writer in self.writers:
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = len(self.writers)
+        self.writers.append(writer)
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                await reader.readexactly(len(REQUEST))
+                self.requests.append(number)
+                for part in self.script.popleft() if self.script else [OK]:
+                    if part is None:
+                        writer.close()
+                        return
+                    writer.write(part)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    made = Server()
+    yield made
+    await made.stop()
+
+
+@pytest.fixture
+async def connections(server: Server) -> AsyncIterator[Connections]:
+    made = Connections(URL(f"http://127.0.0.1:{await server.start()}/"))
+    yield made
+    made.close()
+    await asyncio.sleep(0)
+
+
+async def ask(connections: Connections) -> Answer:
+    return await connections.ask(REQUEST, DEADLINE_SECONDS)
+
+
+# ---- which connection
+
+
+async def test_requests_one_after_the_other_share_a_connection(
+    connections: Connections, server: Server
+) -> None:
+    for _ in range(5):
+        assert (await ask(connections)).status == 200
+    assert server.requests == [0] * 5
+
+
+async def test_requests_at_once_have_connections_of_their_own(
+    connections: Connections, server: Server
+) -> None:
+    answers = await asyncio.gather(*(ask(connections) for _ in range(5)))
+    assert [answer.status for answer in answers] == [200] * 5
+    assert sorted(server.requests) == [0, 1, 2, 3, 4]
+
+
+async def test_connection_that_was_closed_while_idle_is_not_used(
+    connections: Connections, server: Server
+) -> None:
+    await ask(connections)
+    (kept,) = connections._idle
+    server.writers[0].close()
+    await until(lambda: not kept.usable)
+    assert (await ask(connections)).status == 200
+    assert server.requests == [0, 1]
+
+
+@pytest.mark.parametrize("data", [OK, b"nonsense\r\n\r\n"], ids=["answer", "nonsense"])
+async def test_connection_that_spoke_unasked_is_not_used(
+    connections: Connections, server: Server, data: bytes
+) -> None:
+    await ask(connections)
+    (kept,) = connections._idle
+    server.writers[0].write(data)
+    await until(lambda: not kept.usable)
+    answer = b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+    server.script.append([answer])
+    assert (await ask(connections)).status == 500
+    assert server.requests == [0, 1]
+
+
+async def test_connection_that_spoke_half_an_answer_unasked_is_not_used(
+    connections: Connections, server: Server
+) -> None:
+    await ask(connections)
+    server.writers[0].write(OK[:20])
+    await asyncio.sleep(0.05)
+    no = b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"
+    server.script.append([OK[20:] + no] if connections._idle[0].usable else [no])
+    assert (await ask(connections)).status == 500
+
+
+async def test_answer_that_comes_twice_is_not_taken_for_the_next(
+    connections: Connections, server: Server
+) -> None:
+    server.script += [[OK + OK], [b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n"]]
+    with suppress(NotHttpError, ClosedError):
+        assert (await ask(connections)).status == 200
+    assert (await ask(connections)).status == 500
+    assert server.requests == [0, 1]
+
+
+async def test_connection_of_a_cancelled_request_is_not_used(
+    connections: Connections, server: Server
+) -> None:
+    server.script.append([])
+    asked = asyncio.ensure_future(ask(connections))
+    await until(lambda: server.requests)
+    asked.cancel()
+    with suppress(asyncio.CancelledError):
+        await asked
+    assert (await ask(connections)).status == 200
+    assert server.requests == [0, 1]
+
+
+async def test_connection_of_a_request_that_took_too_long_is_not_used(
+    connections: Connections, server: Server
+) -> None:
+    server.script.append([])
+    with pytest.raises(TimeoutError):
+        await connections.ask(REQUEST, 0.05)
+    assert (await ask(connections)).status == 200
+    assert len(set(server.requests)) == len(server.requests)  # none came over the connection of another
+
+
+# ---- what is an answer, and whether its connection is used again
+
+CHUNKED = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n"
+LONG = MAX_ANSWER_BYTES * 4
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "kept"),
+    [
+        ([OK], 200, True),
+        ([bytes([byte]) for byte in OK], 200, True),
+        ([CHUNKED + b"3\r\nabc\r\n0\r\n\r\n"], 201, True),
+        ([CHUNKED, b"3\r\n", b"ab", b"c\r\n", b"0\r\n", b"\r\n"], 201, True),
+        ([bytes([byte]) for byte in CHUNKED + b"3\r\nabc\r\n0\r\nA: b\r\n\r\n"], 201, True),
+        ([CHUNKED, b"3\r\nab", None], 201, False),
+        ([b"HTTP/1.1 204 No Content\r\n\r\n"], 204, True),
+        ([b"HTTP/1.1 304 Not Modified\r\n\r\n"], 304, True),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"he", b"llo"], 200, True),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe", None], 200, False),
+        ([b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"], 200, False),
+        ([b"HTTP/1.1 200 OK\r\n\r\n", b"until the end", None], 200, False),
+        ([b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"], 200, False),
+        ([b"HTTP/1.0 200 OK\r\n\r\nuntil the end", None], 200, False),
+        ([b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n"], 200, True),
+        ([b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n"], 200, True),
+        ([b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK], 200, True),
+        ([b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", OK], 200, True),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n" * 3, b"HTTP/1.1 102 Processing\r\n\r\n", OK], 200, True),
+        ([bytes([byte]) for byte in b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n" + OK], 200, True),
+        ([b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n"], 101, False),
+        ([b"HTTP/1.1 101 Switching Protocols\r\n\r\n"], 101, False),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % LONG, b"x" * LONG], 200, False),
+        (
+            [b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % 50_000, b"x" * 50_000],
+            200,
+            True,
+        ),
+    ],
+    ids=lambda value: repr(b"|".join(part or b"" for part in value))[:70] if isinstance(value, list) else "",
+)
+async def test_answer_is_understood(
+    connections: Connections, server: Server, answer: list[bytes | None], status: int, *, kept: bool
+) -> None:
+    server.script.append(answer)
+    assert (await ask(connections)).status == status
+    assert (await ask(connections)).status == 200
+    assert server.requests == ([0, 0] if kept else [0, 1])
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        ([None], ClosedError),
+        ([b"HTTP/1.1 20", None], ClosedError),
+        ([b"HTTP/1.1 200 OK\r\nContent-Le", None], ClosedError),
+        ([b"HTTP/1.1 103 Early Hints\r\n\r\n", None], ClosedError),
+        ([b"SSH-2.0-OpenSSH_9.2\r\n\r\n"], NotHttpError),
+        ([b"HTTP/1.1 abc OK\r\n\r\n"], NotHttpError),
+        ([b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"], NotHttpError),
+        ([b"HTTP/1.1 200 OK\r\nA: %s\r\n\r\n" % (b"a" * 100_000)], NotHttpError),
+        ([b"HTTP/1.1 200 OK\r\n", *[b"A: %s\r\n" % (b"a" * 1000)] * 200, b"\r\n"], NotHttpError),
+        ([b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 20_000 + b"\r\n"], NotHttpError),
+    ],
+    ids=lambda value: repr(b"|".join(part or b"" for part in value))[:50] if isinstance(value, list) else "",
+)
+async def test_what_is_no_answer_is_named_and_the_next_request_goes_on(
+    connections: Connections, server: Server, answer: list[bytes | None], error: type[OSError]
+) -> None:
+    server.script.append(answer)
+    with pytest.raises(error):
+        await ask(connections)
+    assert (await ask(connections)).status == 200
+    assert server.requests == [0, 1]
+
+
+async def test_retry_after_is_passed_on(connections: Connections, server: Server) -> None:
+    server.script.append([b"HTTP/1.1 503 No\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"])
+    assert await ask(connections) == Answer(503, "7")
+    assert await ask(connections) == Answer(200, None)
+
+
+# ---- the head
+
+
+@pytest.mark.parametrize(
+    ("url", "target", "host"),
+    [
+        ("http://erp.example", "/", "erp.example"),
+        ("http://erp.example/api", "/api", "erp.example"),
+        ("http://erp.example:80/api", "/api", "erp.example"),
+        ("https://erp.example:443/api", "/api", "erp.example"),
+        ("http://erp.example:443/api", "/api", "erp.example:443"),
+        ("https://erp.example:80/api", "/api", "erp.example:80"),
+        ("http://erp.example:8080/api?a=b&c=d%20e", "/api?a=b&c=d%20e", "erp.example:8080"),
+        ("http://[2001:db8::1]/api", "/api", "[2001:db8::1]"),
+        ("http://[2001:db8::1]:8080/api", "/api", "[2001:db8::1]:8080"),
+        ("http://127.0.0.1:8080/", "/", "127.0.0.1:8080"),
+        ("http://bücher.example/ä?ö", "/%C3%A4?%C3%B6", "xn--bcher-kva.example"),
+        ("http://erp.example/api#fragment", "/api", "erp.example"),
+    ],
+)
+def test_head_names_target_and_host(url: str, target: str, host: str) -> None:
+    destination = Destination(url=url, timeout=timedelta(seconds=1))
+    lines = _head(destination, URL(url)).split("\r\n")
+    assert lines[:2] == [f"POST {target} HTTP/1.1", f"Host: {host}"]
+    assert lines[-1] == ""
+
+
+async def test_host_may_be_an_ipv6_address(server: Server) -> None:
+    try:
+        port = await server.start("::1")
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    connections = Connections(URL(f"http://[::1]:{port}/"))
+    assert (await ask(connections)).status == 200
+    connections.close()
+    await asyncio.sleep(0)

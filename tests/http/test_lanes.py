@@ -1,0 +1,204 @@
+"""Lanes keep what they hold, lose nothing by what befalls the store or the clock, and never stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import apsw
+import pytest
+from aiohttp import web
+
+from relay import app, dispatcher
+from tests.http.conftest import StartRelay
+from tests.http.world import DEADLINE_SECONDS, Clock, Receiver, Running, until
+
+HOURS = 6 * 3600.0
+FAR = 1e9  # seconds; beyond every lease
+
+
+class Counting:
+    """A destination's answer, given when `release` is set; knows how many requests it had at once."""
+
+    def __init__(self, release: asyncio.Event) -> None:
+        self.most = 0
+        self._release = release
+        self._at_once = 0
+
+    async def __call__(self, _request: web.BaseRequest) -> web.StreamResponse:
+        self._at_once += 1
+        self.most = max(self.most, self._at_once)
+        try:
+            await self._release.wait()
+        finally:
+            self._at_once -= 1
+        return web.Response()
+
+
+def lease_until(running: Running) -> float:
+    ((instant,),) = running.rows("SELECT coalesce(lease_until, 0) FROM deliveries")
+    return float(instant)
+
+
+def lives(running: Running) -> bool:
+    """Tell whether no part of the relay has ended by a bug."""
+    parts = (running.relay._dispatcher.crashed, running.relay._store.died, *running.relay._chores)
+    return not any(part.done() for part in parts)
+
+
+# ---- leases
+
+
+async def test_clock_that_jumps_forward_frees_nothing_that_is_held(
+    relay: StartRelay, erp: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "RENEW_SECONDS", 0.02)
+    running = await relay()
+    erp.otherwise = erp.hang
+    await running.post()
+    await erp.arrived(1)
+    clock.moved_seconds += HOURS
+    await until(lambda: lease_until(running) > clock())
+    renewed = lease_until(running)
+    await until(lambda: lease_until(running) > renewed)  # so a whole round came between
+    erp.release.set()
+    await running.settled("delivered")
+    assert len(erp.requests) == 1
+    assert running.attempts() == [(200, None, "delivered")]
+    assert lives(running)
+
+
+async def test_leases_of_a_lane_that_leaves_are_kept(
+    relay: StartRelay, erp: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "RENEW_SECONDS", 0.02)
+    running = await relay()
+    erp.otherwise = erp.hang
+    await running.post()
+    await erp.arrived(1)
+    await running.reload(destinations={"erp": {"timeout": "29s"}})
+    clock.moved_seconds += HOURS
+    await until(lambda: lease_until(running) > clock())
+    renewed = lease_until(running)
+    await until(lambda: lease_until(running) > renewed)
+    erp.release.set()
+    await running.settled("delivered")
+    assert len(erp.requests) == 1
+    assert lives(running)
+
+
+async def test_claim_that_is_lost_while_held_is_sent_again_and_stops_nothing(
+    running: Running, erp: Receiver, clock: Clock
+) -> None:
+    erp.otherwise = erp.hang
+    await running.post()
+    await erp.arrived(1)
+    assert await running.relay._store.expire(clock() + FAR) == 1
+    await erp.arrived(2)  # by the same lane, which still holds the first claim
+    erp.release.set()
+    await running.settled("delivered")
+    assert running.attempts() == [(200, None, "delivered")]
+    assert (await running.post({"eventId": "e-2"})).status == 200
+    await running.settled("delivered", number=2)
+    assert len(erp.requests) == 3
+    assert lives(running)
+    await until(lambda: not running.relay._dispatcher._lanes["erp"].held)
+
+
+async def test_claim_that_is_lost_while_held_is_put_back_by_a_stop(
+    running: Running, erp: Receiver, clock: Clock
+) -> None:
+    erp.otherwise = erp.hang
+    await running.post()
+    await erp.arrived(1)
+    await running.relay._store.expire(clock() + FAR)
+    await erp.arrived(2)
+    await running.drain()
+    assert running.deliveries() == [("pending", 0)]
+
+
+# ---- attempts that can't be stored
+
+
+async def test_attempt_that_the_store_refuses_for_good_stops_nothing(
+    running: Running, erp: Receiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    erp.otherwise = erp.hang
+    for number in range(3):
+        await running.post({"eventId": str(number)})
+    await erp.arrived(3)
+    raw = apsw.Connection(str(running.folder / "relay.db"))
+    raw.set_busy_timeout(5000)
+    raw.execute(  # the second delivery's attempt is there already, by whatever bug
+        "INSERT INTO attempts SELECT id, 1, 0, 0, 200, NULL, 'pending' FROM deliveries ORDER BY id LIMIT 1, 1"
+    ).fetchall()
+    with caplog.at_level(logging.CRITICAL, "relay.lane"):
+        erp.release.set()
+        await until(lambda: [state for state, _ in running.deliveries()].count("delivered") == 2)
+        await until(lambda: "attempt.refused" in caplog.messages)
+    raw.close()
+    assert running.deliveries() == [("delivered", 1), ("in_flight", 0), ("delivered", 1)]
+    await running.post({"eventId": "after"})
+    await until(lambda: running.deliveries()[-1] == ("delivered", 1))
+    assert lives(running)
+
+
+# ---- a reload
+
+
+async def test_no_more_requests_at_once_than_configured_while_a_destination_changes(
+    relay: StartRelay, erp: Receiver, crm: Receiver
+) -> None:
+    running = await relay(destinations={"erp": {"concurrency": 1}})
+    counting = erp.otherwise = Counting(erp.release)
+    for number in range(3):
+        await running.post({"eventId": str(number)})
+    await erp.arrived(1)
+    for timeout in ("29s", "28s"):
+        answer = await running.reload(
+            destinations={"erp": {"timeout": timeout}, "crm": {"url": crm.url}},
+            routes=[{"to": ["crm"], "match": {"eventType": "ORDER"}}, {"to": ["erp"]}],
+        )
+        assert answer.status == 200
+    await running.post()  # for both; the other one shows that a lane had the time to start
+    await running.settled("delivered", "crm")
+    await until(lambda: [state for state, _ in running.deliveries()] == ["in_flight", *["pending"] * 3])
+    assert len(erp.requests) == 1
+    erp.release.set()
+    await running.settled("delivered", number=4)
+    assert (len(erp.requests), counting.most) == (4, 1)
+    assert lives(running)
+
+
+# ---- the end
+
+
+async def test_stop_is_bounded_though_the_store_hangs(
+    relay: StartRelay, erp: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "CLOSE_SECONDS", 0.1)
+    running = await relay()
+    erp.otherwise = erp.hang
+    for number in range(3):
+        await running.post({"eventId": str(number)})
+    await erp.arrived(3)
+    await until(lambda: made_patient(running))
+    other = apsw.Connection(str(running.folder / "relay.db"))
+    other.set_busy_timeout(5000)
+    other.execute("BEGIN IMMEDIATE").fetchall()
+    erp.release.set()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await running.drain()
+    other.execute("ROLLBACK").fetchall()
+    other.close()
+    # What waited for the store all the while is stored after all.
+    await until(lambda: set(running.deliveries()) <= {("delivered", 1), ("pending", 0)})
+
+
+def made_patient(running: Running) -> bool:
+    """Have the store wait ten minutes for a lock instead of five seconds, if it rests at this moment."""
+    try:
+        running.relay._store._commits._connection.set_busy_timeout(600_000)  # type: ignore[attr-defined]
+    except apsw.ThreadingViolationError:
+        return False
+    return True
