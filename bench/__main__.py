@@ -101,29 +101,30 @@ def _settle(receivers: harness.Receivers) -> None:
 
 
 def latency(folder: Path, seconds: float, rounds: int, rate: float = 200.0) -> None:
-    """Answer and delivery times at a steady rate."""
+    """Answer and delivery times at a steady rate; the bare relay's answers show what the machine adds."""
 
     async def run() -> None:
-        print(f"latency at {rate:g} events/s, 3 destinations (open loop)")
-        receivers = clock.Receivers()
-        await receivers.start(3)
-        lines: dict[str, list[list[float]]] = {"answer": [], "post to arrival": []}
+        runs: dict[str, list[list[float]]] = {"relay answer": [], "bare answer": [], "relay arrival": []}
         for number in range(rounds):
-            with harness.relay(folder / f"latency{number}", receivers.urls) as process:
-                await receivers.run(process.port, rate, 2, 3)
-                times = await receivers.run(process.port, rate, seconds, 3)
-                lines["answer"].append(sorted(times.answers))
-                lines["post to arrival"].append(
-                    sorted(itertools.chain.from_iterable(times.deliveries.values()))
-                )
-                memory = process.memory_mib
-        for name, runs in lines.items():
+            for side, start, answering in (("bare", harness.bare, 0), ("relay", harness.relay, 3)):
+                receivers = clock.Receivers()
+                await receivers.start(3)
+                with start(folder / f"{side}-latency{number}", receivers.urls) as process:
+                    await receivers.run(process.port, rate, 2, answering)
+                    times = await receivers.run(process.port, rate, seconds, answering)
+                    runs[f"{side} answer"].append(sorted(times.answers))
+                    memory = process.memory_mib
+                if times.refused:
+                    raise RuntimeError(f"{times.refused} webhooks were refused")
+            runs["relay arrival"].append(sorted(itertools.chain.from_iterable(times.deliveries.values())))
+        print(f"latency at {rate:g} events/s, 3 destinations, open loop; arrival counts from the post")
+        for name, ordered in runs.items():
             quantiles = "  ".join(
-                f"p{share:g} {_spread([_quantile(run, share / 100) * 1000 for run in runs], '.2f')} ms"
+                f"p{share:g} {_spread([_quantile(run, share / 100) * 1000 for run in ordered], '.2f')} ms"
                 for share in (50, 99, 99.9)
             )
-            print(f"  {name:16} {quantiles}")
-        print(f"  memory {memory:.0f} MiB, refused {times.refused}")
+            print(f"  {name:14} {quantiles}")
+        print(f"  memory of the relay {memory:.0f} MiB")
 
     uvloop.run(run())
 

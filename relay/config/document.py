@@ -112,8 +112,14 @@ def read(text: str, file: str, environment: Mapping[str, str]) -> Document:
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
         document.refuse((), _syntax(error.problem or error.context or "unreadable"), place)
         return document
-    except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
+    except yaml.YAMLError as error:
         document.refuse((), f"not valid YAML: {str(error).splitlines()[0]}")
+        return document
+    except RecursionError:
+        document.refuse((), f"nested deeper than {MAX_DEPTH} levels")
+        return document
+    except (ValueError, OverflowError):  # of chr(), in words that differ between Pythons
+        document.refuse((), "not valid YAML: an escaped character doesn't exist")
         return document
     if node is not None:
         document.values = _Reader(document, file, environment).value(node, ())

@@ -278,6 +278,7 @@ async def main() -> apsw.Connection:
     other = apsw.Connection(str(path))
     other.execute("BEGIN IMMEDIATE").fetchall()
     waiting = asyncio.ensure_future(store.accept(event(), {"erp": True}))
+    await asyncio.sleep(0)  # it waits for the disk before the store closes
     try:
         await asyncio.wait_for(store.close(), 0.2)
     except TimeoutError:
