@@ -54,7 +54,7 @@ class Throttle:
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     def turn(self, address: str) -> asyncio.Lock:
-        """Return the lock under which logins from an address are checked; nobody waits for it, it is gone."""
+        """Return the lock under which logins from an address are checked; kept while somebody uses it."""
         return self._turns.setdefault(address, asyncio.Lock())
 
     def penalty_seconds(self, address: str, now: float) -> float:

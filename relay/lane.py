@@ -77,9 +77,7 @@ class Lane:
         self._sent_all = False
         self._refiller = self._start(self._refill())
         self._recorder = self._start(self._record())
-        self._workers = [
-            self._start(work) for work in (self._work_off() for _ in range(destination.concurrency))
-        ]
+        self._workers = [self._start(self._work_off()) for _ in range(destination.concurrency)]
 
     # ---- the fast path
 

@@ -14,24 +14,10 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 from relay import __version__
+from tests.contract import METRICS
 from tests.http.conftest import StartRelay
 from tests.http.world import ORDER, RIGHT, Clock, Receiver, Running, refused, until
 
-CONTRACT = {
-    "itscope_relay_requests_total": ("counter", {"source", "code"}),
-    "itscope_relay_events_total": ("counter", {"source", "event_type", "outcome"}),
-    "itscope_relay_events_unrouted_total": ("counter", {"source"}),
-    "itscope_relay_delivery_attempts_total": ("counter", {"destination", "outcome"}),
-    "itscope_relay_deliveries_total": ("counter", {"destination", "outcome"}),
-    "itscope_relay_delivery_attempt_duration_seconds": ("histogram", {"destination"}),
-    "itscope_relay_delivery_delay_seconds": ("histogram", {"destination"}),
-    "itscope_relay_backlog": ("gauge", {"destination", "state"}),
-    "itscope_relay_backlog_oldest_age_seconds": ("gauge", {"destination"}),
-    "itscope_relay_last_event_timestamp_seconds": ("gauge", {"source"}),
-    "itscope_relay_store_commit_duration_seconds": ("histogram", set()),
-    "itscope_relay_config_last_reload_successful": ("gauge", set()),
-    "itscope_relay_build_info": ("gauge", {"version"}),
-}
 OPERATOR = encode_basic_auth("admin", "operator-secret")
 
 
@@ -46,7 +32,7 @@ async def test_every_metric_is_there_from_the_start_with_its_type_and_labels(run
         name = family.name + ("_total" if family.type == "counter" else "")
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         found[name] = (family.type, labels)
-    assert found == CONTRACT
+    assert found == METRICS
 
 
 async def test_counters_start_at_zero_for_all_that_is_configured(running: Running) -> None:
@@ -74,7 +60,7 @@ async def test_open_metrics_is_given_on_request(running: Running) -> None:
     assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
     families = openmetrics.text_string_to_metric_families(answer.body.decode())  # type: ignore[no-untyped-call]
     names = {family.name for family in families if not family.name.startswith("process_")}
-    assert names == {name.removesuffix("_total") for name in CONTRACT}
+    assert names == {name.removesuffix("_total") for name in METRICS}
 
 
 async def test_promtool_finds_nothing_to_object_to(running: Running, erp: Receiver) -> None:
