@@ -101,7 +101,8 @@ class Lane:
     def notice(self) -> None:
         """Learn that the store has something for this lane."""
         self._backlogged = True
-        self._wake.set()
+        if self._has_room():  # or else the next attempt recorded makes some, and says so
+            self._wake.set()
 
     # ---- the end
 
