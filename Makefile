@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PIN := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header
 
-.PHONY: help demo test check format bench lock schema clean
+.PHONY: help demo test crash check format bench lock schema clean
 
 help: ## Show this
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ demo: $(READY) ## See the relay at work on this machine
 
 test: $(READY) ## Run all tests
 	$(BIN)/pytest -q
+
+crash: $(READY) ## Kill relays under load, 1000 times, and count what was lost; KILLS=100 for less, SEED=1 to repeat
+	$(BIN)/python -m tests.lab $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
 
 check: $(READY) ## Format, lint, strict types, Dockerfile
 	$(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""`python -m bench [PART ...]`: throughput, latency, island. Ratios first, then what they are made of.
+"""`python -m bench [PART ...]`: throughput, latency, island, replay. Ratios first, then their parts.
 
 Every comparison runs side by side and interleaved (A B A B), each side with fresh processes; medians over the
 rounds are given with their range. The machine is part of the result: compare ratios, not figures.
@@ -7,6 +7,7 @@ rounds are given with their range. The machine is part of the result: compare ra
 from __future__ import annotations
 
 import argparse
+import asyncio
 import itertools
 import os
 import platform
@@ -19,11 +20,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import apsw
 import uvloop
 
-from bench import clock, harness
+from bench import clock, harness, history
 
 WARM_UP_SECONDS = 1.0
 
@@ -151,17 +153,72 @@ def island(folder: Path, seconds: float, rounds: int, rate: float = 200.0) -> No
                     times = await sides[name].run(process.port, rate, seconds, expected)
                     if number > 0:  # the first warms up
                         arrivals[name].append(times.deliveries[0] + times.deliveries[1])
-        p99 = {name: [_quantile(sorted(one), 0.99) for one in every] for name, every in arrivals.items()}
-        pooled = {
-            name: _quantile(sorted(itertools.chain(*every)), 0.99) * 1000 for name, every in arrivals.items()
-        }
         print(f"island: two healthy destinations at {rate:g} events/s, post to arrival, {rounds} rounds")
-        print(f"  ratio of p99, one hangs / all answer  {pooled['one hangs'] / pooled['all answer']:.2f}")
-        for name, values in p99.items():
-            each = _spread([value * 1000 for value in values], ".2f")
-            print(f"  {name:10} p99 {pooled[name]:.2f} ms; of single rounds {each} ms")
+        _print_p99("one hangs", "all answer", arrivals)
 
     uvloop.run(run())
+
+
+def replay(folder: Path, seconds: float, rounds: int, rate: float = 200.0) -> None:
+    """The times of fresh events, while 100,000 old ones are replayed to one of the destinations, and not.
+
+    Two relays with the same past take turns; one of them makes all the replays in its first round and goes
+    on delivering them, at the pace asked for, through the others.
+    """
+    events, pace = 100_000, 200
+    past = folder / "past.db"
+    history.make(past, events, 3)
+
+    async def run() -> None:
+        arrivals: dict[str, list[list[float]]] = {"quiet": [], "replaying": []}
+        sides = {name: clock.Receivers() for name in arrivals}
+        for receivers in sides.values():
+            await receivers.start(3)
+        with (
+            harness.relay(folder / "quiet", sides["quiet"].urls, past) as quiet,
+            harness.relay(folder / "replaying", sides["replaying"].urls, past) as replaying,
+        ):
+            processes = {"quiet": quiet, "replaying": replaying}
+            for process, receivers in zip(processes.values(), sides.values(), strict=True):
+                await receivers.run(process.port, rate, 2, 3)
+            making = asyncio.create_task(asyncio.to_thread(_replay_all, replaying.admin, pace))
+            for _ in range(rounds):
+                for name, process in processes.items():
+                    times = await sides[name].run(process.port, rate, seconds, 3)
+                    arrivals[name].append(list(itertools.chain(*times.deliveries.values())))
+            made, took = await making
+        print(
+            f"replay: fresh events at {rate:g}/s to 3 destinations, post to arrival, {rounds} rounds;"
+            f" {made} old events replayed to one of them at {pace}/s (made in {took:.0f} s)"
+        )
+        _print_p99("replaying", "quiet", arrivals)
+
+    uvloop.run(run())
+
+
+def _replay_all(admin: int, pace: int) -> tuple[int, float]:
+    """Replay everything that d0 was sent; return how much it was, and how long asking for it took."""
+    started = time.monotonic()
+    old = {"destination": "d0", "state": "delivered", "until": "1h"}
+    wish: dict[str, object] = {"filter": old, "pace": f"{pace}/s"}
+    made = 0
+    while True:
+        step = harness.post(f"http://127.0.0.1:{admin}/api/v1/replay", wish)
+        made += cast("int", step["replayed"])
+        if step["next"] is None:
+            return made, time.monotonic() - started
+        wish["cursor"] = step["next"]
+
+
+def _print_p99(name: str, base: str, arrivals: dict[str, list[list[float]]]) -> None:
+    """Print the ratio of two sides' p99 over all their rounds, and each."""
+    pooled = {
+        side: _quantile(sorted(itertools.chain(*every)), 0.99) * 1000 for side, every in arrivals.items()
+    }
+    print(f"  ratio of p99, {name} / {base}  {pooled[name] / pooled[base]:.2f}")
+    for side, every in arrivals.items():
+        each = _spread([_quantile(sorted(one), 0.99) * 1000 for one in every], ".2f")
+        print(f"  {side:10} p99 {pooled[side]:.2f} ms; of single rounds {each} ms")
 
 
 def _quantile(ordered: Sequence[float], share: float) -> float:
@@ -172,7 +229,7 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}}..{max(values):{form}})"
 
 
-PARTS = {"throughput": throughput, "latency": latency, "island": island}
+PARTS = {"throughput": throughput, "latency": latency, "island": island, "replay": replay}
 
 
 def main() -> None:

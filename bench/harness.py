@@ -92,16 +92,24 @@ def running(command: list[str], *, ready: str, log: Path) -> Iterator[subprocess
 
 
 @contextlib.contextmanager
-def relay(folder: Path, urls: list[str], extra: str = "") -> Iterator[Process]:
-    """Run the relay as it is delivered: all features at their defaults, a store on this disk."""
+def relay(folder: Path, urls: list[str], store: Path | None = None) -> Iterator[Process]:
+    """Run the relay as it is delivered: all features at their defaults, a store on this disk.
+
+    Args:
+        folder: to be made for it.
+        urls: of the destinations d0, d1, ...
+        store: to be begun with, a copy of it; None: an empty one.
+    """
     port, admin = free_port(), free_port()
     folder.mkdir()
+    if store is not None:
+        shutil.copy(store, folder / "relay.db")
     destinations = "\n".join(f"  d{number}: {{url: '{url}'}}" for number, url in enumerate(urls))
     (folder / "config.yaml").write_text(
         f"server: {{listen: '127.0.0.1:{port}'}}\n"
         f"admin: {{listen: '127.0.0.1:{admin}'}}\n"
         f"sources: {{itscope: {{auth: [{{username: {USER}, password: {PASSWORD}}}]}}}}\n"
-        f"destinations:\n{destinations}\n{extra}"
+        f"destinations:\n{destinations}\n"
         f"routes: [{{name: all, to: [{', '.join(f'd{number}' for number in range(len(urls)))}]}}]\n",
         encoding="utf-8",
     )
@@ -206,6 +214,15 @@ def fetch(url: str) -> str:
     with urllib.request.urlopen(url, timeout=10) as response:  # noqa: S310
         text: str = response.read().decode()
     return text
+
+
+def post(url: str, payload: dict[str, object]) -> dict[str, object]:
+    """Post JSON and return the JSON that is answered."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, json.dumps(payload).encode(), headers)  # noqa: S310
+    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+        answer: dict[str, object] = json.load(response)
+    return answer
 
 
 def _answers(url: str) -> bool:

@@ -17,7 +17,7 @@ from typing import Self
 
 from aiohttp import web
 
-from relay.admin import Admin
+from relay.admin import MAX_LINE_BYTES, Admin, Process
 from relay.auth import Authenticator, Throttle, client_address
 from relay.config import Account, Config, load
 from relay.dispatcher import Dispatcher
@@ -25,6 +25,7 @@ from relay.errors import ConfigError, RelayError, StoreError
 from relay.ingress import Ingress, IngressConfig
 from relay.listener import Listener, Server
 from relay.metrics import Metrics
+from relay.repair import RepairConfig, Repairs
 from relay.routing import Router
 from relay.store import Store
 from relay.store.sqlite import open_store
@@ -93,14 +94,23 @@ class Relay:
         stack.callback(self._hashing.shutdown, wait=False, cancel_futures=True)
         self._store: Store = open_store(config.store.path, self.metrics.commit_duration.observe)
         stack.push_async_callback(self._close_store)
-        self._dispatcher = Dispatcher(self._store, self.metrics, self._now)
+        self._dispatcher = Dispatcher(self._store, self.metrics, self._now, await self._store.paused())
         self._ingress = Ingress(
             self._ingress_config(config), self._store, self._dispatcher, self.metrics, self._now
         )
         self._server = Server(self._ingress.handle)
-        self._admin = Admin(self._store, self.metrics, self._now, self._not_ready, self.reload)
+        self._repairs = Repairs(
+            self._repair_config(config), self._store, self._dispatcher, self.metrics, self._now
+        )
+        process = Process(self._not_ready, self.reload)
+        self._admin = Admin(self._repairs, self._store, self.metrics, self._now, process)
         self.admin = Listener(
-            web.AppRunner(self._admin.application(), access_log=None, shutdown_timeout=CLOSE_SECONDS)
+            web.AppRunner(
+                self._admin.application(),
+                access_log=None,
+                shutdown_timeout=CLOSE_SECONDS,
+                max_line_size=MAX_LINE_BYTES,
+            )
         )
         stack.push_async_callback(self.admin.close)
         self.public = Listener(web.ServerRunner(self._server, shutdown_timeout=LAST_ANSWER_SECONDS))
@@ -190,6 +200,7 @@ class Relay:
             self.metrics.add_source(source)
         self._dispatcher.configure(config.destinations)
         self._ingress.config = self._ingress_config(config)
+        self._repairs.config = self._repair_config(config)
         self._server.idle_seconds = config.server.idle_timeout.total_seconds()
         self._admin.authenticator = (
             self._authenticator(_ADMIN, config.admin.auth, ()) if config.admin.auth else None
@@ -203,9 +214,14 @@ class Relay:
                 for name, source in config.sources.items()
             },
             router=Router(config.routes),
+            order_by=_order_by(config),
             max_body=config.server.max_body,
             body_timeout_seconds=config.server.body_timeout.total_seconds(),
         )
+
+    @staticmethod
+    def _repair_config(config: Config) -> RepairConfig:
+        return RepairConfig(Router(config.routes), tuple(config.destinations), _order_by(config))
 
     def _authenticator(
         self, name: str, accounts: tuple[Account, ...], trusted_proxies: tuple[str, ...]
@@ -262,3 +278,12 @@ class Relay:
         while True:
             await asyncio.sleep(CERTIFICATE_EVERY_SECONDS)
             self.public.refresh_certificate()
+
+
+def _order_by(config: Config) -> dict[str, str]:
+    """Return the field by which each destination is delivered in order, where it is."""
+    return {
+        name: destination.order_by
+        for name, destination in config.destinations.items()
+        if destination.order_by is not None
+    }

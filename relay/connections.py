@@ -20,6 +20,7 @@ from aiohttp.http import HttpResponseParser, RawResponseMessage
 from yarl import URL
 
 MAX_ANSWER_BYTES = 64 << 10  # read, so that the connection can be used again; a longer answer costs it
+KEPT_ANSWER_BYTES = 2 << 10  # for operators
 REST_SECONDS = 5.0  # for the rest of an answer after its head
 IDLE_SECONDS = 30.0  # a connection kept longer without use is likely to be closed under the next request
 _NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305
@@ -39,10 +40,11 @@ class UnreachableError(OSError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A receiver's answer, as far as it matters to a delivery."""
+    """A receiver's answer, as far as it matters to a delivery. `body`: its first KEPT_ANSWER_BYTES."""
 
     status: int
     retry_after: str | None
+    body: bytes
 
 
 class _Connection(BaseProtocol):
@@ -60,7 +62,12 @@ class _Connection(BaseProtocol):
 
     def _new_parser(self) -> HttpResponseParser:
         return HttpResponseParser(
-            self, self._loop, MAX_ANSWER_BYTES, payload_exception=NotHttpError, auto_decompress=False
+            self,
+            self._loop,
+            MAX_ANSWER_BYTES,
+            payload_exception=NotHttpError,
+            read_until_eof=True,
+            auto_decompress=False,
         )
 
     @property
@@ -81,16 +88,18 @@ class _Connection(BaseProtocol):
         finally:
             self._answer = None
 
-    async def finish(self, message: RawResponseMessage) -> None:
-        """Read the rest of an answer and drop it; afterwards `usable` tells whether a request may follow."""
+    async def finish(self, message: RawResponseMessage, kept: bytearray) -> None:
+        """Read the rest of an answer; afterwards `usable` tells whether a request may follow.
+
+        Args:
+            message: its head.
+            kept: gets the beginning of the body as it comes.
+        """
         payload = self._payload
-        if payload is not None and not payload.is_eof():
-            left = MAX_ANSWER_BYTES
-            async with asyncio.timeout(REST_SECONDS):
-                while not payload.at_eof():
-                    left -= len(await payload.readany())
-                    if left < 0:
-                        return
+        if payload is None or payload.is_eof():  # as nearly all are: they came with their heads
+            kept += b"" if payload is None else payload.read_nowait()[:KEPT_ANSWER_BYTES]
+        elif not await _read_slowly(payload, kept):
+            return
         self._payload = None
         self._reusable = not message.should_close and message.code != 101
 
@@ -122,6 +131,9 @@ class _Connection(BaseProtocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
+        if exc is None and self._payload is not None and self._parser is not None:
+            with contextlib.suppress(Exception):  # of the parser, which has many: it wasn't the whole answer
+                self._parser.feed_eof()  # the end of an answer without a length
         self._end(ClosedError())
 
     def _end(self, error: OSError) -> None:
@@ -132,6 +144,19 @@ class _Connection(BaseProtocol):
         if self._payload is not None and not self._payload.is_eof():
             self._payload.set_exception(error)
         self.close()
+
+
+async def _read_slowly(payload: StreamReader, kept: bytearray) -> bool:
+    """Read a body to its end, and keep the beginning; tell whether there was one before MAX_ANSWER_BYTES."""
+    left = MAX_ANSWER_BYTES
+    async with asyncio.timeout(REST_SECONDS):
+        while not payload.at_eof():
+            chunk = await payload.readany()
+            kept += chunk[: KEPT_ANSWER_BYTES - len(kept)]
+            left -= len(chunk)
+            if left < 0:
+                return False
+    return True
 
 
 class Connections:
@@ -159,13 +184,14 @@ class Connections:
             except BaseException:  # cancelled, too: nobody knows what is still to come over it
                 connection.close()
                 raise
+        body = bytearray()
         try:
             # Once a status has arrived it is the answer, also when the rest of it never does.
             with contextlib.suppress(OSError):
-                await connection.finish(message)
+                await connection.finish(message, body)
         finally:
             self._keep(connection)
-        return Answer(message.code, message.headers.get(hdrs.RETRY_AFTER))
+        return Answer(message.code, message.headers.get(hdrs.RETRY_AFTER), bytes(body))
 
     def close(self) -> None:
         """Close the idle connections."""

@@ -8,6 +8,7 @@ outcome is decided elsewhere.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import random
@@ -29,6 +30,12 @@ from relay.wire import event_headers, parse_retry_after
 
 _log = logging.getLogger(__name__)
 
+_LOCAL_WANT = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+class NotTriedError(Exception):
+    """Nothing was sent, for lack of something on this machine such as file descriptors."""
+
 
 class Sender:
     """Sends deliveries to one destination over connections of its own."""
@@ -42,19 +49,28 @@ class Sender:
         self._connections = Connections(url)
 
     async def send(self, delivery: Delivery) -> Outcome:
-        """Make one attempt and return its outcome, whatever happens; only cancellation is raised."""
+        """Make one attempt and return its outcome, whatever happens; only cancellation is raised.
+
+        Raises:
+            NotTriedError: no attempt was made; it is worth another try soon.
+        """
         started = time.perf_counter()
         status: int | None = None
+        body = b""
         error: str | None = None
         hint: float | None = None
         try:
             answer = await self._connections.ask(self._request(delivery), self._timeout)
-            status = answer.status
+            status, body = answer.status, answer.body
             if answer.retry_after is not None:
                 hint = parse_retry_after(answer.retry_after, self._now())
+        except UnreachableError as caught:
+            if isinstance(why := caught.__cause__, OSError) and why.errno in _LOCAL_WANT:
+                raise NotTriedError(f"can't connect: {os.strerror(why.errno).lower()}") from caught
+            error = self._describe(caught)
         except Exception as caught:  # noqa: BLE001 (a failure is an outcome; one event must not stop a lane)
             error = self._describe(caught)
-        return Outcome(status, error, time.perf_counter() - started, hint)
+        return Outcome(status, error, time.perf_counter() - started, hint, body)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -15,12 +15,14 @@ from relay.connections import REST_SECONDS
 from relay.errors import StoreError
 from relay.lane import LAST_RECORD_SECONDS, Lane, Shared
 from relay.metrics import Metrics
-from relay.model import Delivery
+from relay.model import Delivery, LaneState
+from relay.retry import RETRY_AFTER_CAP_SECONDS
 from relay.store import Store
 
 _log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 20.0  # a third of a lease
+JUMP_SECONDS = 5.0  # less than that is a clock being put right
 
 
 class Reservation:
@@ -46,10 +48,20 @@ class Reservation:
 class Dispatcher:
     """All lanes, by destination."""
 
-    def __init__(self, store: Store, metrics: Metrics, now: Callable[[], float]) -> None:
-        """Make a dispatcher without lanes, on the running event loop."""
+    def __init__(
+        self, store: Store, metrics: Metrics, now: Callable[[], float], paused: Mapping[str, float]
+    ) -> None:
+        """Make a dispatcher without lanes, on the running event loop.
+
+        Args:
+            store: of the deliveries.
+            metrics: of the lanes.
+            now: the clock.
+            paused: destinations that an operator has paused, and since when.
+        """
         self._store = store
         self._now = now
+        self._paused = dict(paused)
         self._wanted: Mapping[str, Destination] = {}
         self._lanes: dict[str, Lane] = {}
         self._leaving: dict[asyncio.Task[None], Lane] = {}
@@ -70,6 +82,20 @@ class Dispatcher:
         for destination in destinations:
             if (lane := self._lanes.get(destination)) is not None:
                 lane.notice()
+
+    def set_paused(self, destination: str, paused_at: float | None) -> None:
+        """Send nothing to a destination from now on; None: send again."""
+        if paused_at is None:
+            self._paused.pop(destination, None)
+        else:
+            self._paused[destination] = paused_at
+        if (lane := self._lanes.get(destination)) is not None:
+            lane.set_paused(paused_at)
+
+    def states(self) -> dict[str, LaneState]:
+        """Return what each configured destination's lane waits for."""
+        none = LaneState()
+        return {name: lane.state if (lane := self._lanes.get(name)) else none for name in self._wanted}
 
     def configure(self, destinations: Mapping[str, Destination]) -> None:
         """Have a lane for each destination, as configured.
@@ -107,10 +133,12 @@ class Dispatcher:
     async def keep_leases(self) -> None:
         """Extend the leases of what lanes hold, then free what nobody holds; runs until cancelled.
 
-        In this order and with one time, so that a clock that jumps frees nothing that is held here.
+        In this order and with one time, so that a clock that jumps frees nothing that is held here. If it was
+        set back, retries are due at most as late as they could be by the new time.
         """
+        clock = asyncio.get_running_loop().time
+        ahead = float("inf")  # how far the wall clock is: at the start, it may have been set back before
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
             now = self._now()
             lanes = [*self._lanes.values(), *self._leaving.values()]
             with contextlib.suppress(StoreError):
@@ -118,13 +146,26 @@ class Dispatcher:
                 if expired := await self._store.expire(now):
                     _log.warning("leases.expired", extra={"fields": {"deliveries": expired}})
                     self.notice(self._lanes)
+                if now - clock() < ahead - JUMP_SECONDS:
+                    await self._bring_forward(now)
+                ahead = now - clock()
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def _bring_forward(self, now: float) -> None:
+        """Make retries due now that the clock of before made due later than any pause is long."""
+        for name, destination in self._wanted.items():
+            longest = max(destination.retry.max.total_seconds(), RETRY_AFTER_CAP_SECONDS)
+            if moved := await self._store.bring_forward(name, now + longest, now):
+                fields = {"destination": name, "deliveries": moved}
+                _log.warning("deliveries.brought_forward", extra={"fields": fields})
+                self.notice([name])
 
     def _start_lane(self, name: str) -> None:
         """Start the lane of a destination, if it is wanted and nobody stands in its way."""
         wanted = self._wanted.get(name)
         leaving = {lane.destination.url for lane in self._leaving.values() if lane.name == name}
         if wanted is not None and name not in self._lanes and wanted.url not in leaving:
-            self._lanes[name] = Lane(name, wanted, self._shared)
+            self._lanes[name] = Lane(name, wanted, self._shared, self._paused.get(name))
 
     def _left(self, task: asyncio.Task[None]) -> None:
         name = self._leaving.pop(task).name

@@ -22,10 +22,10 @@ from relay.auth import CHALLENGE, Authenticator
 from relay.errors import BadPayloadError, StoreError
 from relay.listener import JSON, error_response, json_response
 from relay.metrics import NO_SOURCE, Metrics, event_type_label
-from relay.model import Delivery, Event, Quarantined
+from relay.model import Acceptance, Delivery, Event, Owed, Quarantined, References
 from relay.routing import Router
-from relay.store import Acceptance, Store
-from relay.wire import MAX_HEADER_CHARACTERS, header_text
+from relay.store import Store
+from relay.wire import header_text
 
 _log = logging.getLogger(__name__)
 
@@ -61,11 +61,16 @@ class Lanes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class IngressConfig:
-    """All of one configuration that the ingress needs, made ready once."""
+    """All of one configuration that the ingress needs, made ready once.
+
+    Attributes:
+        order_by: the field of the payload by which a destination is delivered in order, where it has one.
+    """
 
     paths: Mapping[str, str]
     authenticators: Mapping[str, Authenticator]
     router: Router
+    order_by: Mapping[str, str]
     max_body: int
     body_timeout_seconds: float
 
@@ -137,12 +142,16 @@ class Ingress:
             event_id=payloads.event_id(payload, body),
             received_at=now,
             content_type=content_type,
-            event_type=_short_text(payload.get("eventType")),
-            transaction_status=_short_text(payload.get("transactionStatus")),
+            event_type=payloads.kept_text(payload, "eventType"),
+            transaction_status=payloads.kept_text(payload, "transactionStatus"),
             trace_id=_trace_id(request),
             body=body,
         )
-        return await self._store_event(event, config.router.destinations(source, payload))
+        keys = {
+            destination: payloads.order_key(payload, config.order_by.get(destination))
+            for destination in config.router.destinations(source, payload)
+        }
+        return await self._store_event(event, payloads.references(payload), keys)
 
     async def _admit(self, request: web.BaseRequest, config: IngressConfig, source: str) -> None:
         """Refuse what needs no look at the body."""
@@ -162,12 +171,15 @@ class Ingress:
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0  # an interim answer; the real one is still to come
 
-    async def _store_event(self, event: Event, destinations: tuple[str, ...]) -> web.Response:
-        room = self._lanes.reserve(destinations, len(event.body))
-        claims = room.claims
+    async def _store_event(
+        self, event: Event, references: References, order_keys: Mapping[str, str | None]
+    ) -> web.Response:
+        """Store an event for the destinations that have an order key, or None, and answer."""
+        room = self._lanes.reserve(tuple(order_keys), len(event.body))
+        owed = {name: Owed(claim, order_keys[name]) for name, claim in room.claims.items()}
         claimed: Sequence[Delivery] | None = None
         try:
-            acceptance = await self._store.accept(event, claims)
+            acceptance = await self._store.accept(event, references, owed)
             claimed = None if acceptance.duplicate else acceptance.claimed
         except StoreError as error:
             _log.warning("event.not_stored", extra={"fields": {"source": event.source, "error": str(error)}})
@@ -176,8 +188,8 @@ class Ingress:
             room.settle(claimed)
         if acceptance.duplicate:
             return await self._answer_duplicate(event, acceptance)
-        self._lanes.notice(destination for destination, claim in claims.items() if not claim)
-        return self._answer_accepted(event, destinations)
+        self._lanes.notice(name for name, one in owed.items() if not one.claim)
+        return self._answer_accepted(event, tuple(owed))
 
     def _answer_accepted(self, event: Event, destinations: tuple[str, ...]) -> web.Response:
         self._count(event.source, event.event_type, "accepted")
@@ -259,12 +271,6 @@ async def _parse(body: bytes) -> dict[str, Any]:
     if len(body) < _PARSED_ASIDE_FROM_BYTES:
         return payloads.parse(body)
     return await asyncio.to_thread(payloads.parse, body)
-
-
-def _short_text(value: Any) -> str | None:
-    """Return a scalar of the payload as kept beside the body: no longer than a header may be."""
-    text = payloads.scalar_text(value)
-    return None if text is None else text[:MAX_HEADER_CHARACTERS]
 
 
 def _trace_id(request: web.BaseRequest) -> str:

@@ -2,7 +2,10 @@
 
 A fresh delivery comes in memory right after its commit if the lane has room; otherwise it stays in the store,
 and the lane claims it in order when it has room. So memory is bounded by the lane and not by its backlog.
-Which lanes there are is the dispatcher's.
+First attempts and the others (retries, replays) are held apart and take turns, and a share of the attempts
+at the same time is kept for the first: a storm of retries starves nobody. A lane that rests (paused, in a
+maintenance window, breaker open) holds nothing: all is in the store, pending. Which lanes there are is the
+dispatcher's.
 """
 
 from __future__ import annotations
@@ -10,26 +13,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from relay.config import Destination
-from relay.delivery import Sender
+from relay.delivery import NotTriedError, Sender
 from relay.errors import StoreError, StoreUnavailableError
+from relay.gate import Gate
+from relay.intake import Intake
 from relay.lifecycle import decide
 from relay.metrics import Metrics
-from relay.model import Attempt, Delivery, DeliveryState
+from relay.model import Attempt, Delivery, DeliveryState, LaneState
 from relay.store import Store
 
 _log = logging.getLogger(__name__)
 
-ROOM = 256  # deliveries that a lane holds in memory at the most, those being sent included
-ROOM_BYTES = 8 << 20  # of their bodies
 POLL_SECONDS = 1.0  # how long something due may go unnoticed that nobody announced
 LAST_RECORD_SECONDS = 2.0  # for the store to take the last attempts of a lane that closes
-PAUSE_SECONDS = 1.0  # between tries to reach a store that is not available
+PAUSE_SECONDS = 1.0  # between tries to reach a store, or to get a socket, where there is none
+LOOK_SECONDS = 30.0  # a maintenance window is noticed by then at the latest, should the wall clock jump
+KEPT_SHARE = 4  # one in so many attempts at the same time is kept for deliveries never tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +52,21 @@ class Shared:
     crashed: asyncio.Future[None]
 
 
+@dataclass(slots=True)
+class _Turn:
+    """One attempt that may begin. `generation`: of the breaker, see `Gate`."""
+
+    intake: Intake
+    delivery: Delivery
+    generation: int
+
+
 class Lane:
     """All that belongs to delivering to one destination."""
 
-    def __init__(self, name: str, destination: Destination, shared: Shared) -> None:
+    def __init__(
+        self, name: str, destination: Destination, shared: Shared, paused_at: float | None = None
+    ) -> None:
         """Start the lane on the running event loop."""
         self.name = name
         self.destination = destination
@@ -59,22 +76,24 @@ class Lane:
         self._now = shared.now
         self._crashed = shared.crashed
         self._sender = Sender(destination, shared.now)
-        self._waiting: asyncio.Queue[Delivery] = asyncio.Queue()
-        # Every claim of this lane until it is recorded or released, by delivery and token.
-        self._held: dict[tuple[int, int], Delivery] = {}
-        self._held_bytes = 0
-        self._reserved = 0
-        self._reserved_bytes = 0
-        self._backlogged = True  # the store may have due deliveries that aren't here: they go first
-        self._clock = asyncio.get_running_loop().time  # for pauses: the other clock may jump
-        self._claim_at = self._clock()
+        self._fresh, self._again = Intake(fresh=True), Intake(fresh=False)
+        self._intakes = (self._fresh, self._again)
+        self._again_next = False  # whose turn it is, where both have something
+        kept = max(1, destination.concurrency // KEPT_SHARE) if destination.concurrency > 1 else 0
+        self._again_slots = destination.concurrency - kept
+        self._gate = Gate(destination, paused_at)
+        self._rests = True  # until it was looked at
+        self._loop = asyncio.get_running_loop()
+        self._clock = self._loop.time  # for pauses: the other clock may jump
+        self._looking: asyncio.TimerHandle | None = None
+        self._pumping: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._attempts: list[Attempt] = []
         self._attempted = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._closing = False
         self._sent_all = False
+        self._free: list[asyncio.Future[_Turn]] = []  # of workers without work
+        self._look()
         self._refiller = self._start(self._refill())
         self._recorder = self._start(self._record())
         self._workers = [self._start(self._work_off()) for _ in range(destination.concurrency)]
@@ -83,26 +102,51 @@ class Lane:
 
     def reserve(self, size: int) -> bool:
         """Keep room for one fresh delivery, if there is some and nothing older waits in the store."""
-        if self._backlogged or self._closing or self._room() <= 0 or self._room_bytes() < size:
-            return False
-        self._reserved += 1
-        self._reserved_bytes += size
-        self._idle.clear()
-        return True
+        return not (self._rests or self._closing) and self._fresh.reserve(size)
 
     def settle(self, size: int, delivery: Delivery | None) -> None:
         """Use a reservation for the delivery that was stored, or give it back."""
-        self._reserved -= 1
-        self._reserved_bytes -= size
-        if delivery is not None:
-            self._take(delivery)
-        self._note_idle()
+        self._fresh.settle(size, delivery)
+        if self._rests or self._closing:
+            self._wake.set()  # for it to be put back
+        else:
+            self._pump()
 
     def notice(self) -> None:
         """Learn that the store has something for this lane."""
-        self._backlogged = True
-        if self._has_room():  # or else the next attempt recorded makes some, and says so
-            self._wake.set()
+        if not (self._fresh.backlogged and self._again.backlogged):  # or else it is known already
+            self._fresh.backlogged = self._again.backlogged = True
+            self._wake_for_backlog()
+
+    # ---- rest
+
+    def set_paused(self, paused_at: float | None) -> None:
+        """Send nothing from now on, None: send again. Attempts under way end as ever."""
+        self._gate.paused_at = paused_at
+        self._look()
+
+    @property
+    def state(self) -> LaneState:
+        """What the lane waits for."""
+        return self._gate.state(self._clock(), self._now())
+
+    def _look(self) -> None:
+        """Find out whether to rest, and look again when that may change."""
+        now = self._now()
+        reasons = self._gate.rests(self._clock(), now)
+        self._rests = bool(reasons)
+        for reason, gauge in self._metrics.resting.items():
+            gauge.set(reason in reasons)
+        # Windows are the wall clock's, which may jump; a pause or a probe ends by being told.
+        waits = [*reasons.values(), self._gate.changes_in(now)]
+        wait = min((wait for wait in waits if wait < math.inf), default=None)
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None
+        if wait is not None and not self._closing:
+            self._looking = self._loop.call_later(min(max(wait, 0.001), LOOK_SECONDS), self._look)
+        self._wake.set()
+        self._pump()
 
     # ---- the end
 
@@ -112,10 +156,8 @@ class Lane:
         self._wake.set()
         try:
             await self._refiller
-            waiting = [self._waiting.get_nowait() for _ in range(self._waiting.qsize())]
-            await self._release(waiting)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._idle.wait(), grace_seconds)
+                await asyncio.wait_for(self._finish(), grace_seconds)
             for worker in self._workers:
                 worker.cancel()
             await asyncio.gather(*self._workers, return_exceptions=True)
@@ -124,49 +166,86 @@ class Lane:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._recorder, LAST_RECORD_SECONDS)
             # Cut off in the middle, or not recorded: tried again, without having spent an attempt.
-            await self._release(list(self._held.values()))
+            await self._release(self.held)
         finally:  # whoever closes may give up first, as when the disk hangs
             for task in (self._refiller, self._recorder, *self._workers):
                 task.cancel()
+            for timer in (self._looking, self._pumping):
+                if timer is not None:
+                    timer.cancel()
             await self._sender.close()
+
+    async def _finish(self) -> None:
+        """Wait for the attempts under way, and put back all else, also what is being stored meanwhile."""
+        while not (self._fresh.idle and self._again.idle):
+            self._wake.clear()
+            await self._put_back()
+            await self._wake.wait()
 
     @property
     def held(self) -> Collection[Delivery]:
         """The claims that this lane has."""
-        return self._held.values()
+        return [*self._fresh.held, *self._again.held]
 
-    # ---- inside
+    # ---- sending
 
-    def _room(self) -> int:
-        return ROOM - len(self._held) - self._reserved
+    def _pump(self) -> None:
+        """Hand deliveries that may be sent to workers without work."""
+        while self._free and not self._rests and not self._closing:
+            intake = self._next_intake()
+            if intake is None:
+                return
+            wait, generation = self._gate.begin(self._clock())
+            if wait > 0:
+                if self._pumping is None:
+                    self._pumping = self._loop.call_later(wait, self._pump_again)
+                return
+            self._free.pop().set_result(_Turn(intake, intake.begin(), generation))
+            if self._gate.probes:
+                self._look()  # one probe, and nothing beside it
 
-    def _room_bytes(self) -> int:
-        return ROOM_BYTES - self._held_bytes - self._reserved_bytes
+    def _pump_again(self) -> None:
+        self._pumping = None
+        self._pump()
 
-    def _take(self, delivery: Delivery) -> None:
-        self._held[delivery.id, delivery.token] = delivery
-        self._held_bytes += len(delivery.event.body)
-        self._idle.clear()
-        self._waiting.put_nowait(delivery)
-
-    def _drop(self, delivery: Delivery) -> None:
-        del self._held[delivery.id, delivery.token]
-        self._held_bytes -= len(delivery.event.body)
-        self._note_idle()
-
-    def _note_idle(self) -> None:
-        if not self._held and not self._reserved:
-            self._idle.set()
+    def _next_intake(self) -> Intake | None:
+        """Return which kind may begin an attempt; where both may, they take turns."""
+        fresh = bool(self._fresh.waiting)
+        again = bool(self._again.waiting) and self._again.sending < self._again_slots
+        if fresh and again:
+            self._again_next = not self._again_next
+            return self._fresh if self._again_next else self._again
+        return self._fresh if fresh else self._again if again else None
 
     async def _work_off(self) -> None:
         """Send one delivery after the other."""
         while True:
-            delivery = await self._waiting.get()
-            started_at = self._now()
+            turn: asyncio.Future[_Turn] = self._loop.create_future()
+            self._free.append(turn)
+            self._pump()
+            await self._send(await turn)
+
+    async def _send(self, turn: _Turn) -> None:
+        delivery = turn.delivery
+        started_at = self._now()
+        try:
             outcome = await self._sender.send(delivery)
-            transition = decide(delivery, outcome, self._policy, self._now(), random.random())  # noqa: S311
-            self._attempts.append(Attempt(delivery, delivery.attempts + 1, started_at, outcome, transition))
-            self._attempted.set()
+        except NotTriedError as error:
+            _log.warning("delivery.not_tried", extra={"fields": self._fields(error=str(error))})
+            turn.intake.put_back(delivery)
+            self._gate.abandon(turn.generation, self._clock())
+            self._look()
+            await asyncio.sleep(PAUSE_SECONDS)
+            return
+        turn.intake.sending -= 1
+        transition = decide(delivery, outcome, self._policy, self._now(), random.random())  # noqa: S311
+        self._attempts.append(Attempt(delivery, delivery.attempts + 1, started_at, outcome, transition))
+        self._attempted.set()
+        if self._gate.end(turn.generation, outcome, self._clock()):
+            _log.warning("breaker.changed", extra={"fields": self._fields(open=self._gate.probes)})
+            self._look()
+
+    # ---- recording
 
     async def _record(self) -> None:
         """Store what attempts came to, all that have ended at once, until the last."""
@@ -194,9 +273,10 @@ class Lane:
                 continue
             self._count(attempt)
             if attempt.transition.state is DeliveryState.PENDING:
-                self._claim_by(attempt.transition.due_at)
-        if self._backlogged:
-            self._wake.set()
+                self._claim_by(self._again, attempt.transition.due_at)
+            if attempt.delivery.ordered and not attempt.transition.keeps_place:
+                self._fresh.backlogged = self._again.backlogged = True  # whose turn it is now
+        self._wake_for_backlog()
 
     async def _stored(self, attempts: Sequence[Attempt]) -> list[bool]:
         """Store attempts; one that the store refuses for good must not hold up the others."""
@@ -227,58 +307,99 @@ class Lane:
             case _:
                 _log.warning("delivery.retried", extra={"fields": _fields(attempt)})
 
+    # ---- claiming
+
     async def _refill(self) -> None:
-        """Claim from the store whenever there is room and something is due."""
+        """Claim from the store whenever there is room and something is due; put all back to rest."""
         while not self._closing:
-            pause = self._claim_at - self._clock()
-            if self._has_room() and (self._backlogged or pause <= 0):
-                try:
-                    await self._claim()
-                except StoreError as error:
-                    _log.warning("backlog.not_claimed", extra={"fields": self._fields(error=str(error))})
-                    await asyncio.sleep(PAUSE_SECONDS)
+            if self._rests:
+                await self._put_back()
+                await self._woken(POLL_SECONDS)
                 continue
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), pause if pause > 0 else POLL_SECONDS)
-            self._wake.clear()
+            wanting = self._wanting()
+            if not wanting:
+                await self._woken(min(intake.claim_at for intake in self._intakes) - self._clock())
+                continue
+            try:
+                await asyncio.gather(*map(self._claim, wanting))  # in one transaction
+            except StoreError as error:
+                _log.warning("backlog.not_claimed", extra={"fields": self._fields(error=str(error))})
+                await asyncio.sleep(PAUSE_SECONDS)
 
-    def _has_room(self) -> bool:
-        """Tell whether a claim is worth a transaction: for many at once, or if there is nothing to do."""
-        room = self._room()
-        return self._room_bytes() > 0 and (room >= ROOM // 4 or (room > 0 and self._waiting.empty()))
+    def _wanting(self) -> list[Intake]:
+        """Return who has room and may find something in the store."""
+        if self._gate.probes and (self._fresh.waiting or self._again.waiting):
+            return []
+        now = self._clock()
+        return [
+            intake
+            for intake in self._intakes
+            if intake.wants_more and (intake.backlogged or intake.claim_at <= now)
+        ]
 
-    async def _claim(self) -> None:
+    async def _woken(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds if seconds > 0 else POLL_SECONDS)
+        self._wake.clear()
+
+    def _wake_for_backlog(self) -> None:
+        """Look at the store, if there is room; or else the next attempt recorded makes some, and says so."""
+        fresh, again = self._intakes
+        if (fresh.backlogged and fresh.wants_more) or (again.backlogged and again.wants_more):
+            self._wake.set()
+
+    async def _claim(self, intake: Intake) -> None:
         """Claim what is due and fits, and note when to look again."""
-        noticed, self._backlogged = self._backlogged, False  # whoever stores something now says so again
-        self._claim_at = self._clock() + POLL_SECONDS
-        now = self._now()
+        noticed, intake.backlogged = intake.backlogged, False  # whoever stores something now says so again
+        intake.claim_at = self._clock() + POLL_SECONDS
         try:
-            claimed = await self._store.claim(self.name, self._room(), self._room_bytes(), now)
+            claimed = await self._store.claim(
+                self.name,
+                fresh=intake.fresh,
+                limit=1 if self._gate.probes else intake.room,
+                max_bytes=intake.room_bytes,
+                now=self._now(),
+            )
         except StoreError:
-            self._backlogged = noticed
+            intake.backlogged = noticed
             raise
         for delivery in claimed.deliveries:
-            self._take(delivery)
-        self._backlogged |= claimed.more
+            intake.take(delivery)
+        intake.backlogged |= claimed.more
         if claimed.next_due_at is not None:
-            self._claim_by(claimed.next_due_at)
+            self._claim_by(intake, claimed.next_due_at)
+        self._pump()
 
-    def _claim_by(self, due_at: float) -> None:
+    def _claim_by(self, intake: Intake, due_at: float) -> None:
         """Look at the store again when something becomes due there."""
-        self._claim_at = min(self._claim_at, self._clock() + max(0.0, due_at - self._now()))
+        intake.claim_at = min(intake.claim_at, self._clock() + max(0.0, due_at - self._now()))
         self._wake.set()
 
-    async def _release(self, deliveries: Sequence[Delivery]) -> None:
+    async def _put_back(self) -> None:
+        """Give the store back what nobody has begun to send."""
+        waiting: list[Delivery] = []
+        for intake in self._intakes:
+            waiting += intake.waiting
+            intake.waiting.clear()
+            intake.backlogged = True
+        await self._release(waiting)
+
+    async def _release(self, deliveries: Collection[Delivery]) -> None:
         if not deliveries:
             return
         try:
-            await self._store.release(deliveries)
+            await self._store.release(list(deliveries))
             _log.info("deliveries.released", extra={"fields": self._fields(number=len(deliveries))})
         except StoreError as error:
             # Still claimed in the store; the next start, or the end of the lease, frees them.
             _log.warning("deliveries.not_released", extra={"fields": self._fields(error=str(error))})
         for delivery in deliveries:
             self._drop(delivery)
+
+    def _drop(self, delivery: Delivery) -> None:
+        (self._fresh if delivery.fresh else self._again).drop(delivery)
+        if self._closing:
+            self._wake.set()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         def report(task: asyncio.Task[None]) -> None:

@@ -20,7 +20,8 @@ def decide(
     """Return what becomes of a delivery after a real try.
 
     A retry is never due later than the moment of giving up, so the last try happens at that moment and a
-    delivery can't outlive `give_up_after` by a pause.
+    delivery can't outlive `give_up_after` by a pause. What waits for a retry keeps its place in its order;
+    what is dead does where the policy says so.
 
     Args:
         delivery: as it was claimed; its `attempts` don't count this try yet.
@@ -33,10 +34,10 @@ def decide(
         case Verdict.DELIVERED:
             return Transition(DeliveryState.DELIVERED, now)
         case Verdict.REJECTED:
-            return Transition(DeliveryState.DEAD, now)
+            return Transition(DeliveryState.DEAD, now, keeps_place=policy.holds_when_dead)
         case Verdict.FAILED:
             give_up_at = delivery.accepted_at + policy.retry.give_up_after.total_seconds()
             if now >= give_up_at:
-                return Transition(DeliveryState.DEAD, now)
+                return Transition(DeliveryState.DEAD, now, keeps_place=policy.holds_when_dead)
             pause = pause_seconds(outcome, delivery.attempts + 1, policy.retry, jitter)
-            return Transition(DeliveryState.PENDING, min(now + pause, give_up_at))
+            return Transition(DeliveryState.PENDING, min(now + pause, give_up_at), keeps_place=True)

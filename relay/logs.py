@@ -9,8 +9,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import os
 import queue
+import time
 from datetime import UTC, datetime
 from logging.handlers import QueueHandler, QueueListener
 from typing import Any
@@ -18,6 +20,7 @@ from typing import Any
 _MAX_QUEUED = 10_000
 _STDERR = 2
 _STOP_SECONDS = 2.0
+_EXHAUSTED_EVERY_SECONDS = 10.0
 
 
 class _JsonFormatter(logging.Formatter):
@@ -81,6 +84,30 @@ class _DroppingQueueHandler(QueueHandler):
             self._dropped += 1
 
 
+class _Exhausted(logging.Filter):
+    """Says once in a while that no connection can be taken, for lack of file descriptors, and without ado.
+
+    asyncio tries a thousand times a second then, and logs each with a traceback (uvloop says nothing).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next_at = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.getMessage().startswith("socket.accept() out of system resource"):
+            return True
+        now = time.monotonic()
+        if now < self._next_at:
+            return False
+        self._next_at = now + _EXHAUSTED_EVERY_SECONDS
+        error = record.exc_info[1] if record.exc_info else None
+        reason = (getattr(error, "strerror", None) or "unknown").lower()
+        record.msg, record.args, record.exc_info = "listener.exhausted", (), None
+        record.__dict__["fields"] = {"error": reason}
+        return True
+
+
 class _Listener(QueueListener):
     """Stops in a bounded time, also when nobody reads what it writes."""
 
@@ -105,7 +132,9 @@ def start(form: str, level: str) -> QueueListener:
     root = logging.getLogger()
     root.handlers = [_DroppingQueueHandler(lines)]
     root.setLevel(level.upper())
-    logging.getLogger("asyncio").setLevel(logging.WARNING)
+    asyncio_log = logging.getLogger("asyncio")
+    asyncio_log.setLevel(logging.WARNING)
+    asyncio_log.addFilter(_Exhausted())
     listener = _Listener(lines, handler)
     listener.start()
     return listener

@@ -30,6 +30,7 @@ ATTEMPT_OUTCOMES = {
     DeliveryState.DEAD: "dead",
 }
 DELIVERY_OUTCOMES = ("delivered", "dead", "discarded")
+RESTS = ("paused", "held", "breaker")
 BACKLOG_STATES = (DeliveryState.PENDING, DeliveryState.IN_FLIGHT, DeliveryState.DEAD)
 _ATTEMPT_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _DELAY_BUCKETS = (
@@ -64,6 +65,7 @@ class LaneMetrics:
     deliveries: dict[DeliveryState, Counter]
     attempt_duration: Histogram
     delay: Histogram
+    resting: dict[str, Gauge]
 
 
 class Metrics:
@@ -124,6 +126,12 @@ class Metrics:
             ["destination"],
             registry=registry,
         )
+        self.resting = Gauge(
+            "itscope_relay_destination_resting",
+            "1 while nothing is sent to it, by reason: paused, in a maintenance window, breaker open",
+            ["destination", "reason"],
+            registry=registry,
+        )
         self.last_event = Gauge(
             "itscope_relay_last_event_timestamp_seconds",
             "When the last event was accepted, 0 for never since the start",
@@ -178,6 +186,7 @@ class Metrics:
             },
             attempt_duration=self.attempt_duration.labels(destination),
             delay=self.delay.labels(destination),
+            resting={reason: self.resting.labels(destination, reason) for reason in RESTS},
         )
 
 

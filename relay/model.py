@@ -43,12 +43,38 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class References:
+    """What an event says of the business it belongs to: ids to find it by, each None where absent."""
+
+    order_id: str | None = None
+    itscope_order_id: str | None = None
+    document_id: str | None = None
+    transaction_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Owed:
+    """How an event is owed to one destination.
+
+    Attributes:
+        claim: the delivery is wanted at once, claimed; it isn't if another of its key must go first.
+        order_key: deliveries of one key to one destination go one after the other; None: in no order.
+    """
+
+    claim: bool
+    order_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """One event owed to one destination, claimed by whoever holds this value.
 
     Attributes:
+        accepted_at: since when it is owed: of a replay, since that.
         attempts: tries recorded so far.
         token: of the claim; a result with another token than the stored one changes nothing.
+        fresh: never tried, and no replay.
+        ordered: others may wait for it.
     """
 
     id: int
@@ -57,6 +83,24 @@ class Delivery:
     attempts: int
     token: int
     event: Event
+    fresh: bool = True
+    ordered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """What became of an event that was offered.
+
+    Attributes:
+        duplicate: it was accepted from this source before, and nothing was stored now.
+        conflicting: it is a duplicate whose bytes differ from the first.
+        claimed: the deliveries whose claim was asked for, ready to be sent; without those whose turn it
+            isn't.
+    """
+
+    duplicate: bool
+    conflicting: bool
+    claimed: tuple[Delivery, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +109,27 @@ class Outcome:
 
     Attributes:
         retry_after_seconds: the receiver's hint, where it gave one.
+        answer: the first bytes of the answer's body, empty where there were none.
     """
 
     status: int | None
     error: str | None
     duration_seconds: float
     retry_after_seconds: float | None = None
+    answer: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """What becomes of a delivery: its next state and, for `pending`, when it is due."""
+    """What becomes of a delivery: its next state and, for `pending`, when it is due.
+
+    Attributes:
+        keeps_place: the deliveries behind it in its order go on waiting.
+    """
 
     state: DeliveryState
     due_at: float
+    keeps_place: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +157,18 @@ class Quarantined:
     detail: str
     content_type: str
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class LaneState:
+    """What a destination's lane waits for; all None: it delivers.
+
+    Attributes:
+        paused_at: an operator paused it then.
+        held_until: the end of the maintenance window it is in.
+        probe_at: its breaker is open, and the next probe is not before.
+    """
+
+    paused_at: float | None = None
+    held_until: float | None = None
+    probe_at: float | None = None

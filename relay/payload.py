@@ -14,9 +14,11 @@ from itertools import accumulate
 from typing import Any
 
 from relay.errors import BadPayloadError
+from relay.model import References
 
 MAX_DEPTH = 100  # levels of nesting; ITscope's webhooks have one
 MAX_ID_LENGTH = 255
+MAX_KEPT_LENGTH = 255  # of a field that is kept beside the body: as long as a header may be
 KNOWN_EVENT_TYPES = ("ORDER", "ORDERRESPONSE", "DELIVERY", "INVOICE")
 
 # An unclosed string matches too, or looking for one would cost quadratic time.
@@ -62,6 +64,33 @@ def event_id(payload: Mapping[str, Any], body: bytes) -> str:
     if isinstance(given, str) and 0 < len(given) <= MAX_ID_LENGTH:
         return given
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def kept_text(payload: Mapping[str, Any], field: str) -> str | None:
+    """Return a scalar field as kept beside the body, cut at MAX_KEPT_LENGTH; None where there is none."""
+    text = scalar_text(payload.get(field))
+    return None if text is None else text[:MAX_KEPT_LENGTH]
+
+
+def references(payload: Mapping[str, Any]) -> References:
+    """Return the ids that an event can be found by, as ITscope names them."""
+    return References(
+        order_id=kept_text(payload, "orderId"),
+        itscope_order_id=kept_text(payload, "itscopeOrderId"),
+        document_id=kept_text(payload, "documentId"),
+        transaction_id=kept_text(payload, "transactionId"),
+    )
+
+
+def order_key(payload: Mapping[str, Any], field: str | None) -> str | None:
+    """Return the key in whose order an event is delivered, by the destination's `order_by`.
+
+    None, so no order: without such an option, or where the field is absent or no scalar. Not cut: keys that
+    begin alike are different ones.
+    """
+    if field is None or (text := scalar_text(payload.get(field))) is None:
+        return None
+    return text if len(text) <= MAX_KEPT_LENGTH else hashlib.sha256(text.encode()).hexdigest()
 
 
 def scalar_text(value: Any) -> str | None:

@@ -48,11 +48,16 @@ class RetryPolicy:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPolicy:
-    """How a destination's answers are read: what is success, what is final, and how to retry the rest."""
+    """How a destination's answers are read: what is success, what is final, and how to retry the rest.
+
+    Attributes:
+        holds_when_dead: a dead delivery goes on holding up what is behind it in its order.
+    """
 
     success: frozenset[int] = SUCCESS
     reject: frozenset[int] = REJECT
     retry: RetryPolicy = RetryPolicy()
+    holds_when_dead: bool = False
 
 
 def verdict(outcome: Outcome, policy: DeliveryPolicy) -> Verdict:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Section 6: each metric with its type and labels.
+# Section 6 and what was added: each metric with its type and labels.
 METRICS: dict[str, tuple[str, set[str]]] = {
     "itscope_relay_requests_total": ("counter", {"source", "code"}),
     "itscope_relay_events_total": ("counter", {"source", "event_type", "outcome"}),
@@ -13,6 +13,7 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "itscope_relay_delivery_delay_seconds": ("histogram", {"destination"}),
     "itscope_relay_backlog": ("gauge", {"destination", "state"}),
     "itscope_relay_backlog_oldest_age_seconds": ("gauge", {"destination"}),
+    "itscope_relay_destination_resting": ("gauge", {"destination", "reason"}),
     "itscope_relay_last_event_timestamp_seconds": ("gauge", {"source"}),
     "itscope_relay_store_commit_duration_seconds": ("histogram", set()),
     "itscope_relay_config_last_reload_successful": ("gauge", set()),

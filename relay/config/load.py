@@ -201,6 +201,10 @@ def _message(item: Any, schema: dict[str, Any]) -> str:
             return f"is not a known key{suggestion(name, _known_keys(item['loc'][:-1], schema))}"
         case "value_error":
             return str(item["ctx"]["error"])
+        case "literal_error":
+            return "must be " + str(item["ctx"]["expected"]).replace("'", "")
+        case "too_long":
+            return f"must have at most {item['ctx']['max_length']} entries"
         case "string_pattern_mismatch":
             pattern = item["ctx"]["pattern"]
             return next(text for start, text in _FORMS.items() if pattern.startswith(start))
@@ -215,25 +219,29 @@ def _known_keys(location: tuple[int | str, ...], schema: dict[str, Any]) -> Iter
     nodes: list[dict[str, Any]] = [schema]
     for part in location:
         nodes = [_resolved(step, definitions) for node in nodes for step in _steps(node, part, definitions)]
-    return sorted({key for node in nodes for key in node.get("properties", {})})
+    variants = [variant for node in nodes for variant in _variants(node, definitions)]
+    return sorted({key for variant in variants for key in variant.get("properties", {})})
 
 
 def _steps(node: dict[str, Any], part: int | str, definitions: dict[str, Any]) -> Iterable[dict[str, Any]]:
     """Return where one part of a path leads to from a node of the schema."""
+    for variant in _variants(node, definitions):
+        properties = variant.get("properties", {})
+        if part in properties:
+            yield properties[part]
+        elif "const" in properties.get("type", {}):
+            if properties["type"]["const"] == part:
+                yield variant
+        elif isinstance(part, int) and "items" in variant:
+            yield variant["items"]
+        else:
+            yield from variant.get("patternProperties", {}).values()
+
+
+def _variants(node: dict[str, Any], definitions: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    """Return what a node of the schema may be: itself, or each of its alternatives."""
     options = [_resolved(option, definitions) for option in node.get("anyOf", node.get("oneOf", [node]))]
-    for option in options:
-        variants = [_resolved(one, definitions) for one in option.get("oneOf", [option])]
-        for variant in variants:
-            properties = variant.get("properties", {})
-            if part in properties:
-                yield properties[part]
-            elif "const" in properties.get("type", {}):
-                if properties["type"]["const"] == part:
-                    yield variant
-            elif isinstance(part, int) and "items" in variant:
-                yield variant["items"]
-            else:
-                yield from variant.get("patternProperties", {}).values()
+    return [_resolved(one, definitions) for option in options for one in option.get("oneOf", [option])]
 
 
 def _resolved(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:

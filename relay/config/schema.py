@@ -1,6 +1,7 @@
 """What a configuration may say, and every default. Pydantic checks it and writes the JSON Schema.
 
-The types of retrying and routing are `relay.retry`'s and `relay.routing`'s own: nothing is declared twice.
+The types of retrying, routing, breakers, rates and windows are those of their own modules: nothing is
+declared twice.
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema
 from yarl import URL
 
+from relay.breaker import BreakerPolicy
+from relay.hold import Hold
+from relay.pace import RateLimit
 from relay.passwords import PasswordHash, parse_password_hash
 from relay.retry import REJECT, SUCCESS, DeliveryPolicy, RetryPolicy
 from relay.routing import Route
@@ -354,6 +358,16 @@ class Destination(_Options):
     reject: Statuses = REJECT
     """Statuses that mean the event will never be taken: dead at once."""
     retry: RetryPolicy = RetryPolicy()
+    breaker: BreakerPolicy | None = None
+    """Send nothing for a while to a system that fails again and again. Off by default; `{}` turns it on."""
+    order_by: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    """Field of the payload; deliveries with the same value go one after the other, in order of acceptance."""
+    on_dead: Literal["hold", "continue"] = "hold"
+    """Of `order_by`: whether a dead delivery holds up those behind it."""
+    rate_limit: RateLimit | None = None
+    """Attempts in a time, such as `100/min` or `100/min burst 10`."""
+    hold: Annotated[tuple[Hold, ...], Field(max_length=50)] = ()
+    """Maintenance windows in which nothing is sent, such as `Sun 02:00-05:00 Europe/Berlin`."""
 
     @model_validator(mode="after")
     def _own_headers_only(self) -> Self:
@@ -368,7 +382,8 @@ class Destination(_Options):
     @property
     def policy(self) -> DeliveryPolicy:
         """How its answers are read."""
-        return DeliveryPolicy(self.success, self.reject, self.retry)
+        holds_when_dead = self.order_by is not None and self.on_dead == "hold"
+        return DeliveryPolicy(self.success, self.reject, self.retry, holds_when_dead)
 
 
 class Config(_Options):

@@ -12,22 +12,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from relay.model import Attempt, Delivery, DeliveryState, Event, Quarantined
+from relay.model import (
+    Acceptance,
+    Attempt,
+    Delivery,
+    DeliveryState,
+    Event,
+    Owed,
+    Quarantined,
+    References,
+)
+from relay.store.repair import Repair
 
-
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """What became of an event that was offered.
-
-    Attributes:
-        duplicate: it was accepted from this source before, and nothing was stored now.
-        conflicting: it is a duplicate whose bytes differ from the first.
-        claimed: the deliveries whose claim was asked for, ready to be sent.
-    """
-
-    duplicate: bool
-    conflicting: bool
-    claimed: tuple[Delivery, ...] = ()
+__all__ = ["Acceptance", "Backlog", "Claimed", "Purged", "Store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ class Purged:
     next_after: int | None
 
 
-class Store(Protocol):
+class Store(Repair, Protocol):
     """Durable memory for events and the deliveries owed for them."""
 
     @property
@@ -74,12 +71,13 @@ class Store(Protocol):
         """Gets an exception if the store ends by itself; it takes nothing any more then."""
         ...
 
-    async def accept(self, event: Event, claims: Mapping[str, bool]) -> Acceptance:
+    async def accept(self, event: Event, references: References, owed: Mapping[str, Owed]) -> Acceptance:
         """Store an event with one delivery for each destination, unless (source, event_id) is there.
 
         Args:
             event: as received.
-            claims: destination to whether its delivery is claimed at once (in flight) or left pending.
+            references: what else it can be found by.
+            owed: by destination.
         """
         ...
 
@@ -87,11 +85,14 @@ class Store(Protocol):
         """Keep a request that can't be an event. The same bytes again are counted, not kept twice."""
         ...
 
-    async def claim(self, destination: str, limit: int, max_bytes: int, now: float) -> Claimed:
-        """Claim the deliveries of a destination that are due, the longest due first.
+    async def claim(
+        self, destination: str, *, fresh: bool, limit: int, max_bytes: int, now: float
+    ) -> Claimed:
+        """Claim deliveries of a destination that are due and whose turn it is, the longest due first.
 
         Args:
             destination: whose backlog.
+            fresh: those that were never tried and are no replay, which are always due; or the others.
             limit: how many at the most.
             max_bytes: bound of their bodies' sum; one delivery may exceed it alone.
             now: what is due by then.
@@ -108,6 +109,10 @@ class Store(Protocol):
 
     async def renew(self, deliveries: Sequence[Delivery], now: float) -> None:
         """Extend the leases of claims that are still held."""
+        ...
+
+    async def bring_forward(self, destination: str, latest_due_at: float, now: float) -> int:
+        """Make those retries due now that are due later than any could be, since the clock was set back."""
         ...
 
     async def expire(self, now: float) -> int:

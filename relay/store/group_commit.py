@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import apsw
 
 from relay.errors import StoreError, StoreUnavailableError
+from relay.store.sqlite_check import DAMAGED, damaged, leave_as_it_is
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +29,10 @@ R = TypeVar("R")
 Apply = Callable[[Sequence[I]], list[R]]
 
 MAX_BATCH = 256
+# A commit takes milliseconds, and a second on a bad day; a lock that somebody else holds is given up after
+# five (sqlite_file). What takes longer hangs, nobody knows for how long: who comes then is told so at once.
+# An answer that comes after minutes finds nobody who waits for it.
+STUCK_SECONDS = 5.0
 _ENDED = "the store's thread has ended"
 # The WAL is folded into the database when it has grown past the first bound and nobody waits, or past the
 # second in any case. In pages of 4 KiB.
@@ -38,11 +43,9 @@ CHECKPOINT_BUSY_PAGES = 20_000
 UNAVAILABLE = (
     apsw.BusyError,
     apsw.CantOpenError,
-    apsw.CorruptError,
     apsw.FullError,
     apsw.IOError,
     apsw.NoMemError,
-    apsw.NotADBError,
     apsw.PermissionsError,
     apsw.ReadOnlyError,
 )
@@ -79,8 +82,10 @@ class GroupCommit:
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._queue: SimpleQueue[_Operation[Any, Any] | None] = SimpleQueue()
         self._dead = False
+        self._why = _ENDED
+        self._busy_since: float | None = None
         self.died: asyncio.Future[None] = self._loop.create_future()
-        """Gets an exception if the thread ends by a bug."""
+        """Gets an exception if the thread ends by a bug, or the database is found damaged."""
         self._wal_pages = 0
         connection.wal_autocheckpoint(0)
         connection.set_wal_hook(self._note_wal_pages)
@@ -91,6 +96,12 @@ class GroupCommit:
         """How many operations wait for a transaction."""
         return self._queue.qsize()
 
+    @property
+    def stuck(self) -> bool:
+        """Whether what is under way takes longer than anything that ends well."""
+        since = self._busy_since
+        return since is not None and time.monotonic() - since > STUCK_SECONDS
+
     def submit(self, apply: Apply[I, R], item: I) -> asyncio.Future[R]:
         """Queue an item; the future has its result after the commit.
 
@@ -100,10 +111,14 @@ class GroupCommit:
         """
         done: asyncio.Future[R] = self._loop.create_future()
         if self._dead:
-            done.set_exception(StoreUnavailableError(_ENDED))
+            done.set_exception(StoreUnavailableError(self._why))
         else:
             self._queue.put(_Operation(apply, item, done))
         return done
+
+    def fail(self, error: StoreError) -> None:
+        """End the thread since the database is damaged, and acknowledge nothing more; any thread may call."""
+        self._tell(self._die, error, [])
 
     async def close(self) -> None:
         """Commit what waits, end the thread and close the connection."""
@@ -115,6 +130,7 @@ class GroupCommit:
         batch: list[_Operation[Any, Any]] = []
         try:
             while (operation := self._queue.get()) is not None:
+                self._busy_since = time.monotonic()
                 batch = self._batch(operation)
                 before = self._connection.total_changes()
                 started = time.perf_counter()
@@ -125,9 +141,16 @@ class GroupCommit:
                 batch = []
                 del operation, results  # or the last bodies live until the next webhook
                 self._checkpoint()
-            self._connection.close()
+                self._busy_since = None
+            if not self.died.done():
+                self._connection.close()
+        except DAMAGED as error:
+            self._tell(self._die, damaged(self._connection.filename, error), batch)
         except BaseException as error:  # noqa: BLE001 (a bug: nothing may be acknowledged any more)
-            self._tell(self._die, batch, error)
+            _log.critical("store.died", exc_info=error)
+            self._tell(self._die, StoreError("the store's thread ended by a bug"), batch)
+        with contextlib.suppress(apsw.ConnectionClosedError):
+            leave_as_it_is(self._connection)
         self._tell(self._end)
 
     def _tell(self, callback: Callable[..., None], *arguments: object) -> None:
@@ -139,17 +162,19 @@ class GroupCommit:
         if not self._ended.done():
             self._ended.set_result(None)
 
-    def _die(self, batch: list[_Operation[Any, Any]], error: BaseException) -> None:
-        """Tell everybody who waits, and whoever runs the relay, that the thread has ended."""
-        _log.critical("store.died", exc_info=error)
+    def _die(self, error: StoreError, batch: list[_Operation[Any, Any]]) -> None:
+        """Tell everybody who waits, and whoever runs the relay, that this is the end."""
+        if not self.died.done():
+            _log.critical("store.failed", extra={"fields": {"error": str(error)}})
+            self._why = str(error)
+            self.died.set_exception(error)
         self._dead = True
         with contextlib.suppress(Empty):
             while True:
                 if (operation := self._queue.get_nowait()) is not None:
                     batch.append(operation)
-        self._give_out(batch, [StoreUnavailableError(_ENDED)] * len(batch), None)
-        if not self.died.done():
-            self.died.set_exception(StoreError("the store's thread ended by a bug"))
+        self._queue.put(None)  # for the thread, if it still runs
+        self._give_out(batch, [None] * len(batch), None)
 
     def _batch(self, first: _Operation[Any, Any]) -> list[_Operation[Any, Any]]:
         batch = [first]
@@ -169,7 +194,7 @@ class GroupCommit:
         try:
             try:
                 return self._in_transaction(batch, self._apply_together)
-            except UNAVAILABLE:
+            except (*UNAVAILABLE, *DAMAGED):
                 raise
             except Exception:  # noqa: BLE001 (one item is at fault; find out which)
                 _log.debug("store.batch_failed", exc_info=True)
@@ -211,7 +236,7 @@ class GroupCommit:
             try:
                 with self._connection:  # a savepoint
                     results += operation.apply([operation.item])
-            except UNAVAILABLE:
+            except (*UNAVAILABLE, *DAMAGED):
                 raise
             except Exception as error:  # noqa: BLE001 (it fails alone)
                 _log.exception("store.refused")
@@ -219,6 +244,8 @@ class GroupCommit:
         return results
 
     def _give_out(self, batch: list[_Operation[Any, Any]], results: list[Any], took: float | None) -> None:
+        if self.died.done():  # who knows what a damaged file has kept
+            results = [StoreUnavailableError(self._why)] * len(batch)
         if took is not None:
             self._committed(took)
         for operation, result in zip(batch, results, strict=True):
@@ -241,5 +268,7 @@ class GroupCommit:
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
             self._wal_pages = 0
+        except DAMAGED:
+            raise
         except apsw.Error as error:
             _log.warning("store.checkpoint_failed", extra={"fields": {"error": str(error)}})

@@ -1,7 +1,7 @@
 """The store in one SQLite file, for one process.
 
-Writes go through `group_commit`, as `sqlite_steps` says; the few reads beside it have a connection of their
-own. Owns the counts of open deliveries, so that a scrape need not count.
+Writes go through `group_commit`, as `sqlite_steps` says. Reads have connections of their own beside it: one
+for a scrape, and one for what operators look for, which may take longer. Owns neither SQL nor counts.
 """
 
 from __future__ import annotations
@@ -12,45 +12,77 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import apsw
 
 from relay.errors import StoreError, StoreUnavailableError
-from relay.model import Attempt, Delivery, DeliveryState, Event, Quarantined
-from relay.store import Acceptance, Backlog, Claimed, Purged
-from relay.store.group_commit import UNAVAILABLE, Apply, GroupCommit, I, R
+from relay.model import (
+    Acceptance,
+    Attempt,
+    Delivery,
+    DeliveryState,
+    Event,
+    Owed,
+    Quarantined,
+    References,
+)
+from relay.store import Backlog, Claimed, Purged
+from relay.store.group_commit import Apply, GroupCommit, I, R
+from relay.store.repair import (
+    AttemptRecord,
+    Change,
+    Changed,
+    ChangeRecord,
+    DeliveryRecord,
+    EventRecord,
+    Filter,
+    Found,
+    Page,
+    QuarantineRecord,
+    Replay,
+)
+from relay.store.sqlite_backlog import OpenCounts, oldest_open
+from relay.store.sqlite_check import DAMAGED, BackgroundCheck, check_at_start, damaged
 from relay.store.sqlite_file import connect, lock, migrate, set_durability
-from relay.store.sqlite_steps import Steps
+from relay.store.sqlite_find import Finder
+from relay.store.sqlite_reader import Reader
+from relay.store.sqlite_repair import Repaired, RepairSteps
+from relay.store.sqlite_steps import Steps, Wish
+from relay.store.sqlite_upkeep import Upkeep
 
 _log = logging.getLogger(__name__)
 
 # Operations, and bytes of webhooks, that wait; beyond them a webhook is answered 503 instead.
 MAX_WAITING = 10_000
 MAX_WAITING_BYTES = 64 << 20
-_OPEN_STATES = (DeliveryState.PENDING, DeliveryState.IN_FLIGHT, DeliveryState.DEAD)
 
 
 class SqliteStore:
     """`Store` on one file. Made by `open_store`, on the event loop that uses it."""
 
     def __init__(self, path: Path, committed: Callable[[float], None]) -> None:
+        self._path = path
         self._lock = lock(path)
         try:
+            was_checked = check_at_start(path)
             writer = connect(path)
             migrate(writer, path)
             set_durability(writer)
             # What was in flight when the last process ended was not recorded: it is tried again.
             _release_all(writer)
-            self._reader, self._reading = connect(path), asyncio.Lock()
-            self._counts = _open_deliveries(writer)
+            self._scraping, self._finding = (Reader(path, self._fail) for _ in range(2))
+            self._finder = Finder(self._finding.connection)
+            self._open = OpenCounts(writer)
             self._waiting_bytes = 0
-            self._steps = Steps(writer)
+            self._steps, self._upkeep = Steps(writer), Upkeep(writer)
+            self._repairs = RepairSteps(writer, self._steps)
         except BaseException:
             os.close(self._lock)
             raise
         self._commits = GroupCommit(writer, committed)
+        self._check = None if was_checked else BackgroundCheck(path, self._commits.fail)
 
     # ---- the steps, as the event loop calls them
 
@@ -58,74 +90,75 @@ class SqliteStore:
     def died(self) -> asyncio.Future[None]:
         return self._commits.died
 
-    async def accept(self, event: Event, claims: Mapping[str, bool]) -> Acceptance:
+    async def accept(self, event: Event, references: References, owed: Mapping[str, Owed]) -> Acceptance:
         with self._admitted(len(event.body)):
-            acceptance = await self._commits.submit(self._steps.accept, (event, claims))
-        if not acceptance.duplicate:
-            for destination, claimed in claims.items():
-                state = DeliveryState.IN_FLIGHT if claimed else DeliveryState.PENDING
-                self._count(destination, state, 1)
+            acceptance = await self._commits.submit(self._steps.accept, (event, references, owed))
+        self._open.accept(acceptance, owed)
         return acceptance
 
     async def quarantine(self, request: Quarantined) -> None:
         with self._admitted(len(request.body)):
-            await self._commits.submit(self._steps.quarantine, request)
+            await self._commits.submit(self._upkeep.quarantine, request)
 
-    async def claim(self, destination: str, limit: int, max_bytes: int, now: float) -> Claimed:
+    async def claim(
+        self, destination: str, *, fresh: bool, limit: int, max_bytes: int, now: float
+    ) -> Claimed:
         def count(claimed: Claimed) -> None:
             number = len(claimed.deliveries)
-            self._move(destination, DeliveryState.PENDING, DeliveryState.IN_FLIGHT, number)
+            self._open.move(destination, DeliveryState.PENDING, DeliveryState.IN_FLIGHT, number)
 
-        return await self._counted(self._steps.claim, (destination, limit, max_bytes, now), count)
+        wish = Wish(destination, fresh, limit, max_bytes, now)
+        return await self._counted(self._steps.claim, wish, count)
 
     async def record(self, attempts: Sequence[Attempt]) -> list[bool]:
         def count(recorded: list[bool]) -> None:
             for attempt, held in zip(attempts, recorded, strict=True):
                 if held:
                     destination = attempt.delivery.destination
-                    self._move(destination, DeliveryState.IN_FLIGHT, attempt.transition.state, 1)
+                    self._open.move(destination, DeliveryState.IN_FLIGHT, attempt.transition.state)
 
         return await self._counted(self._steps.record, attempts, count)
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
-        await self._counted(self._steps.release, deliveries, self._put_back)
+        await self._counted(self._steps.release, deliveries, self._open.put_back)
 
     async def renew(self, deliveries: Sequence[Delivery], now: float) -> None:
         await self._commits.submit(self._steps.renew, (deliveries, now))
 
+    async def bring_forward(self, destination: str, latest_due_at: float, now: float) -> int:
+        return await self._commits.submit(self._upkeep.bring_forward, (destination, latest_due_at, now))
+
     async def expire(self, now: float) -> int:
-        expired = await self._counted(self._steps.expire, now, self._put_back)
+        expired = await self._counted(self._steps.expire, now, self._open.put_back)
         return len(expired)
 
     async def purge(self, after: int, accepted_before: float, limit: int) -> Purged:
-        return await self._commits.submit(self._steps.purge, (after, accepted_before, limit))
+        return await self._commits.submit(self._upkeep.purge, (after, accepted_before, limit))
 
     async def backlog(self) -> dict[str, Backlog]:
-        destinations = sorted({destination for destination, _ in self._counts})
-        try:
-            async with self._reading:
-                oldest = await asyncio.to_thread(self._oldest, destinations)
-        except UNAVAILABLE as error:
-            raise StoreUnavailableError(f"the store can't be read: {error}") from error
-        return {
-            destination: Backlog(
-                {state: self._counts.get((destination, state), 0) for state in _OPEN_STATES},
-                oldest[destination],
-            )
-            for destination in destinations
-        }
+        oldest = partial(oldest_open, self._scraping.connection, self._open.destinations)
+        return self._open.backlogs(await self._scraping.read(oldest))
 
     async def probe(self) -> None:
-        await self._commits.submit(self._steps.probe, time.time())
+        await self._commits.submit(self._upkeep.probe, time.time())
 
     async def close(self) -> None:
+        if self._check is not None:
+            await self._check.stop()
         await self._commits.close()
-        self._reader.close()
+        await self._scraping.close()
+        await self._finding.close()
         os.close(self._lock)
+
+    def _fail(self, error: Exception) -> None:
+        """Learn that the file is damaged."""
+        self._commits.fail(damaged(self._path, error))
 
     @contextlib.contextmanager
     def _admitted(self, size: int) -> Iterator[None]:
-        """Let a webhook wait for the store, unless too many do already."""
+        """Let a webhook wait for the store, unless too many do already, or the disk hangs."""
+        if self._commits.stuck:
+            raise StoreUnavailableError("the disk takes too long")
         if self._commits.waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
             raise StoreUnavailableError("too many webhooks wait for the store")
         self._waiting_bytes += size
@@ -133,8 +166,6 @@ class SqliteStore:
             yield
         finally:
             self._waiting_bytes -= size
-
-    # ---- the counts of open deliveries, kept on the event loop after each commit
 
     async def _counted(self, apply: Apply[I, R], item: I, count: Callable[[R], None]) -> R:
         """Run a step and count what it did, also when whoever waits for it has gone meanwhile."""
@@ -147,55 +178,66 @@ class SqliteStore:
         done.add_done_callback(count_if_done)
         return await asyncio.shield(done)
 
-    def _put_back(self, destinations: list[str]) -> None:
-        for destination in destinations:
-            self._move(destination, DeliveryState.IN_FLIGHT, DeliveryState.PENDING, 1)
+    # ---- what operators find and change
 
-    def _count(self, destination: str, state: DeliveryState, change: int) -> None:
-        if state in _OPEN_STATES:
-            key = (destination, state)
-            self._counts[key] = self._counts.get(key, 0) + change
+    async def find_events(self, wanted: Filter, page: Page, *, bodies: bool = False) -> Found[EventRecord]:
+        return await self._finding.read(partial(self._finder.find_events, wanted, page, bodies=bodies))
 
-    def _move(self, destination: str, old: DeliveryState, new: DeliveryState, number: int) -> None:
-        self._count(destination, old, -number)
-        self._count(destination, new, number)
+    async def find_deliveries(self, wanted: Filter, page: Page) -> Found[DeliveryRecord]:
+        return await self._finding.read(partial(self._finder.find_deliveries, wanted, page))
 
-    # ---- reading beside the writer
+    async def read_event(self, id_: int) -> EventRecord | None:
+        return await self._finding.read(partial(self._finder.read_event, id_))
 
-    def _oldest(self, destinations: Sequence[str]) -> dict[str, float | None]:
-        """Return when the oldest delivery that isn't finished was accepted, by destination.
+    async def read_attempts(self, event: int) -> dict[int, tuple[AttemptRecord, ...]]:
+        return await self._finding.read(partial(self._finder.read_attempts, event))
 
-        Of those pending that were never tried, due_at is when they were accepted; of the others an index
-        by acceptance is kept. So the first of each, and the few in flight, tell.
-        """
-        in_flight: dict[Any, Any] = dict(
-            self._reader.execute(
-                "SELECT destination, min(accepted_at) FROM deliveries WHERE state = 'in_flight' GROUP BY 1"
-            )
-        )
-        return {
-            destination: min(
-                (
-                    at
-                    for at in (
-                        self._first(destination, "due_at", ""),
-                        self._first(destination, "accepted_at", "AND attempts > 0"),
-                        in_flight.get(destination),
-                    )
-                    if at is not None
-                ),
-                default=None,
-            )
-            for destination in destinations
-        }
+    async def replay(self, change: Change, replays: Sequence[Replay]) -> Changed:
+        return await self._repaired(self._repairs.replay, (change, replays))
 
-    def _first(self, destination: str, instant: str, also: str) -> float | None:
-        found: float | None = self._reader.execute(
-            f"SELECT {instant} FROM deliveries WHERE destination = ? AND state = 'pending' {also}"  # noqa: S608
-            f" ORDER BY {instant} LIMIT 1",
-            (destination,),
-        ).get
-        return found
+    async def discard(self, change: Change, deliveries: Sequence[int], reason: str) -> Changed:
+        return await self._repaired(self._repairs.discard, (change, deliveries, reason))
+
+    async def skip(self, change: Change, deliveries: Sequence[int]) -> Changed:
+        return await self._commits.submit(self._repairs.skip, (change, deliveries))
+
+    async def pause(self, change: Change, destination: str) -> Changed:
+        return await self._commits.submit(self._repairs.pause, (change, destination))
+
+    async def resume(self, change: Change, destination: str) -> Changed:
+        return await self._commits.submit(self._repairs.resume, (change, destination))
+
+    async def paused(self) -> dict[str, float]:
+        return await self._finding.read(self._finder.paused)
+
+    async def find_quarantined(self, source: str | None, page: Page) -> Found[QuarantineRecord]:
+        return await self._finding.read(partial(self._finder.find_quarantined, source, page))
+
+    async def read_quarantined(self, id_: int) -> QuarantineRecord | None:
+        return await self._finding.read(partial(self._finder.read_quarantined, id_))
+
+    async def release_quarantined(
+        self, change: Change, id_: int, event: Event, references: References, owed: Mapping[str, Owed]
+    ) -> Acceptance | None:
+        def count(acceptance: Acceptance | None) -> None:
+            if acceptance is not None:
+                self._open.accept(acceptance, owed)
+
+        release = (change, id_, event, references, owed)
+        return await self._counted(self._repairs.release_quarantined, release, count)
+
+    async def discard_quarantined(self, change: Change, ids: Sequence[int]) -> Changed:
+        return await self._commits.submit(self._repairs.discard_quarantined, (change, ids))
+
+    async def find_changes(self, page: Page) -> Found[ChangeRecord]:
+        return await self._finding.read(partial(self._finder.find_changes, page))
+
+    async def _repaired(self, apply: Apply[I, Repaired], item: I) -> Changed:
+        def count(repaired: Repaired) -> None:
+            for (destination, old, new), number in repaired.moves.items():
+                self._open.move(destination, old, new, number)
+
+        return (await self._counted(apply, item, count)).changed
 
 
 def open_store(path: Path, committed: Callable[[float], None]) -> SqliteStore:
@@ -210,6 +252,8 @@ def open_store(path: Path, committed: Callable[[float], None]) -> SqliteStore:
     """
     try:
         return SqliteStore(path, committed)
+    except (*DAMAGED, UnicodeDecodeError) as error:  # the latter: a text that nobody has written
+        raise damaged(path, error) from error
     except apsw.Error as error:
         raise StoreError(f"can't open the store {path}: {error}") from error
 
@@ -220,14 +264,3 @@ def _release_all(connection: apsw.Connection) -> None:
     )
     if released := connection.changes():
         _log.info("store.recovered", extra={"fields": {"deliveries": released}})
-
-
-def _open_deliveries(connection: apsw.Connection) -> dict[tuple[str, DeliveryState], int]:
-    """Return the number of open deliveries by destination and state, from the indexes of those alone."""
-    return {
-        (destination, state): number
-        for state in _OPEN_STATES
-        for destination, number in connection.execute(
-            f"SELECT destination, count(*) FROM deliveries WHERE state = '{state.value}' GROUP BY 1"  # noqa: S608
-        )
-    }

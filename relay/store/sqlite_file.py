@@ -62,4 +62,5 @@ def migrate(connection: apsw.Connection, path: Path) -> None:
             for _ in connection.execute(script.read_text(encoding="utf-8")):
                 pass
             connection.pragma("user_version", number)
-        _log.info("store.migrated", extra={"fields": {"schema": number}})
+    if version < len(scripts):
+        _log.info("store.migrated", extra={"fields": {"schema": len(scripts), "from": version}})

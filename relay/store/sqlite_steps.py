@@ -6,27 +6,48 @@ from the event loop, which costs far more than a row does. Transactions are `gro
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import apsw
 
 from relay.errors import StoreError
 from relay.lifecycle import LEGAL
-from relay.model import Attempt, Delivery, DeliveryState, Event, Quarantined
-from relay.store import Acceptance, Claimed, Purged
+from relay.model import (
+    Acceptance,
+    Attempt,
+    Delivery,
+    DeliveryState,
+    Event,
+    Owed,
+    References,
+)
+from relay.store import Claimed
+from relay.store.sqlite_order import promote, taken
 
 _log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 60.0
-MAX_QUARANTINED = 1_000  # requests, and their bodies' bytes; the oldest make room
-MAX_QUARANTINED_BYTES = 256 << 20
 _CHUNKS = (64, 16, 4, 1)  # rows a statement: few sizes, so that every statement stays prepared
+
+
+Offer = tuple[Event, References, Mapping[str, Owed]]
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a lane wants to claim; see `Store.claim`."""
+
+    destination: str
+    fresh: bool
+    limit: int
+    max_bytes: int
+    now: float
 
 
 class Steps:
@@ -41,30 +62,21 @@ class Steps:
         self._next_delivery = self._highest("deliveries") + 1
         self._tokens = itertools.count(secrets.randbits(60))
 
-    def accept(self, offers: Sequence[tuple[Event, Mapping[str, bool]]]) -> list[Acceptance]:
+    def next_delivery_id(self) -> int:
+        """Return an id for a new delivery; none is given twice."""
+        self._next_delivery += 1
+        return self._next_delivery - 1
+
+    def accept(self, offers: Sequence[Offer]) -> list[Acceptance]:
         """Store events with their deliveries; what is there already is a duplicate."""
         ids = [self._next_event + position for position in range(len(offers))]
         self._next_event += len(offers)
         before = self._connection.total_changes()
         self._write(
             "INSERT INTO events (id, source, event_id, received_at, content_type, event_type,"
-            " transaction_status, trace_id, unrouted, body) VALUES {rows}"
-            " ON CONFLICT (source, event_id) DO NOTHING",
-            [
-                (
-                    id_,
-                    event.source,
-                    event.event_id,
-                    event.received_at,
-                    event.content_type,
-                    event.event_type,
-                    event.transaction_status,
-                    event.trace_id,
-                    not claims,
-                    event.body,
-                )
-                for id_, (event, claims) in zip(ids, offers, strict=True)
-            ],
+            " transaction_status, trace_id, unrouted, body, order_id, itscope_order_id, document_id,"
+            " transaction_id) VALUES {rows} ON CONFLICT (source, event_id) DO NOTHING",
+            [_event_row(id_, offer) for id_, offer in zip(ids, offers, strict=True)],
         )
         stored = set(ids)
         if self._connection.total_changes() - before != len(offers):
@@ -73,21 +85,30 @@ class Steps:
             [(id_ if id_ in stored else None, offer) for id_, offer in zip(ids, offers, strict=True)]
         )
 
-    def _accept_deliveries(
-        self, offers: Sequence[tuple[int | None, tuple[Event, Mapping[str, bool]]]]
-    ) -> list[Acceptance]:
+    def _accept_deliveries(self, offers: Sequence[tuple[int | None, Offer]]) -> list[Acceptance]:
         """Store the deliveries of those events that are new; an id of None marks a duplicate."""
+        ordered = taken(
+            self._connection,
+            (
+                (destination, one.order_key)
+                for _, (_, _, owed) in offers
+                for destination, one in owed.items()
+                if one.order_key is not None
+            ),
+        )
         rows: list[tuple[Any, ...]] = []
         acceptances = []
-        for event_id, (event, claims) in offers:
+        for event_id, (event, _, owed) in offers:
             if event_id is None:
                 acceptances.append(Acceptance(duplicate=True, conflicting=self._conflicts(event)))
                 continue
             claimed = []
-            for destination, claim in claims.items():
-                id_ = self._next_delivery
-                self._next_delivery += 1
-                token = next(self._tokens) if claim else None
+            for destination, one in owed.items():
+                id_ = self.next_delivery_id()
+                blocked = (destination, one.order_key) in ordered
+                if one.order_key is not None:
+                    ordered.add((destination, one.order_key))
+                token = next(self._tokens) if one.claim and not blocked else None
                 rows.append(
                     (
                         id_,
@@ -98,14 +119,19 @@ class Steps:
                         event.received_at,
                         token,
                         None if token is None else event.received_at + LEASE_SECONDS,
+                        one.order_key,
+                        blocked,
                     )
                 )
                 if token is not None:
-                    claimed.append(Delivery(id_, destination, event.received_at, 0, token, event))
+                    is_ordered = one.order_key is not None
+                    claimed.append(
+                        Delivery(id_, destination, event.received_at, 0, token, event, ordered=is_ordered)
+                    )
             acceptances.append(Acceptance(duplicate=False, conflicting=False, claimed=tuple(claimed)))
         self._write(
-            "INSERT INTO deliveries (id, event, destination, state, accepted_at, due_at, token, lease_until)"
-            " VALUES {rows}",
+            "INSERT INTO deliveries (id, event, destination, state, accepted_at, due_at, token, lease_until,"
+            " order_key, blocked) VALUES {rows}",
             rows,
         )
         return acceptances
@@ -116,58 +142,30 @@ class Steps:
         ).get
         return bool(first != event.body)
 
-    def quarantine(self, requests: Sequence[Quarantined]) -> list[None]:
-        """Keep requests that can't be events, within bounds."""
-        for request in requests:
-            self._connection.execute(
-                "INSERT INTO quarantine (source, reason, digest, detail, content_type, received_at,"
-                " last_received_at, times, body) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)"
-                " ON CONFLICT (source, reason, digest) DO UPDATE SET times = times + 1,"
-                " last_received_at = excluded.last_received_at",
-                (
-                    request.source,
-                    request.reason,
-                    hashlib.sha256(request.body).hexdigest(),
-                    request.detail,
-                    request.content_type,
-                    request.received_at,
-                    request.received_at,
-                    request.body,
-                ),
-            )
-        before = self._connection.total_changes()
-        self._connection.execute(
-            "DELETE FROM quarantine WHERE id IN (SELECT id FROM ("
-            " SELECT id, row_number() OVER newest AS place, sum(length(body)) OVER newest AS bytes"
-            " FROM quarantine WINDOW newest AS (ORDER BY id DESC)) WHERE place > ? OR bytes > ?)",
-            (MAX_QUARANTINED, MAX_QUARANTINED_BYTES),
-        )
-        if evicted := self._connection.total_changes() - before:
-            _log.warning("quarantine.evicted", extra={"fields": {"number": evicted}})
-        return [None] * len(requests)
+    def claim(self, wishes: Sequence[Wish]) -> list[Claimed]:
+        """Claim what is due."""
+        return [self._claim_one(wish) for wish in wishes]
 
-    def claim(self, wishes: Sequence[tuple[str, int, int, float]]) -> list[Claimed]:
-        """Claim what is due, for wishes of (destination, limit, max_bytes, now)."""
-        return [self._claim_one(*wish) for wish in wishes]
-
-    def _claim_one(self, destination: str, limit: int, max_bytes: int, now: float) -> Claimed:
+    def _claim_one(self, wish: Wish) -> Claimed:
         due: list[tuple[int, float, int]] = self._json(
             "SELECT json_group_array(json_array(d.id, d.due_at, length(e.body))) FROM ("
-            " SELECT id, event, due_at FROM deliveries WHERE destination = ? AND state = 'pending'"
-            " ORDER BY due_at, id LIMIT ?) AS d JOIN events AS e ON e.id = d.event",
-            (destination, limit + 1),
+            " SELECT id, event, due_at FROM deliveries WHERE destination = ? AND fresh = ?"
+            " AND state = 'pending' AND blocked = 0 ORDER BY due_at, id LIMIT ?) AS d"
+            " JOIN events AS e ON e.id = d.event",
+            (wish.destination, wish.fresh, wish.limit + 1),
         )
         due.sort(key=lambda row: (row[1], row[0]))
         taken: list[int] = []
         size = 0
-        for id_, due_at, length in due[:limit]:
+        for id_, due_at, length in due[: wish.limit]:
             size += length
-            if due_at > now or (taken and size > max_bytes):
+            # What was never tried is always due: the clock may have been set back since it was accepted.
+            if (due_at > wish.now and not wish.fresh) or (taken and size > wish.max_bytes):
                 break
             taken.append(id_)
-        next_due_at = due[len(taken)][1] if len(taken) < len(due) else None
-        more = next_due_at is not None and next_due_at <= now
-        return Claimed(self._take(taken, now), more, next_due_at)
+        left = due[len(taken)][1] if len(taken) < len(due) else None
+        more = left is not None and (wish.fresh or left <= wish.now)
+        return Claimed(self._take(taken, wish.now), more, None if wish.fresh else left)
 
     def _take(self, ids: Sequence[int], now: float) -> tuple[Delivery, ...]:
         """Claim deliveries by id and return them with their events, in the order of the ids."""
@@ -182,7 +180,8 @@ class Steps:
         )
         # One row for all: hex, since SQLite has no way to gather blobs.
         rows, bodies = self._connection.execute(
-            "SELECT json_group_array(json_array(d.id, d.destination, d.accepted_at, d.attempts, json_object("
+            "SELECT json_group_array(json_array(d.id, d.destination, d.accepted_at, d.attempts, d.fresh,"
+            " d.order_key IS NOT NULL, json_object("
             "'source', source, 'event_id', event_id, 'received_at', received_at,"
             " 'content_type', content_type, 'event_type', event_type,"
             " 'transaction_status', transaction_status, 'trace_id', trace_id))),"
@@ -192,9 +191,11 @@ class Steps:
         ).get
         found = {}
         for row, body in zip(json.loads(rows), bodies.split(","), strict=True):
-            id_, destination, accepted_at, attempts, fields = row
+            id_, destination, accepted_at, attempts, fresh, ordered, fields = row
             event = Event(**fields, body=bytes.fromhex(body))
-            found[id_] = Delivery(id_, destination, accepted_at, attempts, token, event)
+            found[id_] = Delivery(
+                id_, destination, accepted_at, attempts, token, event, bool(fresh), bool(ordered)
+            )
         return tuple(found[id_] for id_ in ids)
 
     def record(self, batches: Sequence[Sequence[Attempt]]) -> list[list[bool]]:
@@ -205,25 +206,14 @@ class Steps:
         if not {attempt.transition.state for attempt in valid} <= LEGAL[DeliveryState.IN_FLIGHT]:
             raise StoreError("an attempt can't lead there")
         self._write(
-            "INSERT INTO attempts (delivery, number, started_at, duration_seconds, status, error, next_state)"
-            " VALUES {rows}",
-            [
-                (
-                    attempt.delivery.id,
-                    attempt.number,
-                    attempt.started_at,
-                    attempt.outcome.duration_seconds,
-                    attempt.outcome.status,
-                    attempt.outcome.error,
-                    attempt.transition.state.value,
-                )
-                for attempt in valid
-            ],
+            "INSERT INTO attempts (delivery, number, started_at, duration_seconds, status, error, next_state,"
+            " answer) VALUES {rows}",
+            [_attempt_row(attempt) for attempt in valid],
         )
         self._write(
             "WITH done (id, state, due_at, attempts) AS (VALUES {rows})"
             " UPDATE deliveries SET state = done.state, due_at = done.due_at, attempts = done.attempts,"
-            " token = NULL, lease_until = NULL FROM done WHERE deliveries.id = done.id",
+            " token = NULL, lease_until = NULL, fresh = 0 FROM done WHERE deliveries.id = done.id",
             [
                 (
                     attempt.delivery.id,
@@ -234,9 +224,31 @@ class Steps:
                 for attempt in valid
             ],
         )
+        self._leave_order(
+            [
+                attempt.delivery.id
+                for attempt in valid
+                if attempt.delivery.ordered and not attempt.transition.keeps_place
+            ]
+        )
         return [
             [(attempt.delivery.id, attempt.delivery.token) in held for attempt in batch] for batch in batches
         ]
+
+    def _leave_order(self, ids: Sequence[int]) -> None:
+        """Let those go on who wait for these deliveries."""
+        if not ids:
+            return
+        left = json.dumps(ids)
+        keys = self._json(
+            "SELECT json_group_array(json_array(destination, order_key)) FROM deliveries"
+            " WHERE id IN (SELECT value FROM json_each(?)) AND order_key IS NOT NULL",
+            (left,),
+        )
+        self._connection.execute(
+            "UPDATE deliveries SET order_key = NULL WHERE id IN (SELECT value FROM json_each(?))", (left,)
+        )
+        promote(self._connection, [(destination, key) for destination, key in keys])
 
     def _held(self, deliveries: Sequence[Delivery]) -> set[tuple[int, int]]:
         """Return those claims, as (delivery, token), that are still the stored ones."""
@@ -286,34 +298,6 @@ class Steps:
             )
         return [[destination for _, destination in expired], *([] for _ in instants[1:])]
 
-    def purge(self, wishes: Sequence[tuple[int, float, int]]) -> list[Purged]:
-        """Delete old finished events, for wishes of (after, accepted_before, limit)."""
-        return [self._purge_one(*wish) for wish in wishes]
-
-    def _purge_one(self, after: int, accepted_before: float, limit: int) -> Purged:
-        looked_at = self._json(
-            "SELECT json_group_array(json_array(id, received_at < ?, unrouted OR EXISTS ("
-            " SELECT 1 FROM deliveries AS d WHERE d.event = e.id"
-            " AND d.state NOT IN ('delivered', 'discarded'))))"
-            " FROM (SELECT id, received_at, unrouted FROM events WHERE id > ? ORDER BY id LIMIT ?) AS e",
-            (accepted_before, after, limit),
-        )
-        finished = [id_ for id_, old, unfinished in looked_at if old and not unfinished]
-        self._connection.execute(
-            "DELETE FROM events WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(finished),)
-        )
-        reached_end = len(looked_at) < limit or not any(old for _, old, _ in looked_at)
-        return Purged(len(finished), None if reached_end else max(id_ for id_, *_ in looked_at))
-
-    def probe(self, instants: Sequence[float]) -> list[None]:
-        """Write when this was asked for."""
-        self._connection.execute(
-            "INSERT INTO probe (id, probed_at, filler) VALUES (1, ?, randomblob(65536))"
-            " ON CONFLICT (id) DO UPDATE SET probed_at = excluded.probed_at, filler = excluded.filler",
-            (max(instants),),
-        )
-        return [None] * len(instants)
-
     def _write(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
         """Run a statement with `{rows}` for all rows, many at a time."""
         for chunk in _chunks(rows):
@@ -332,6 +316,39 @@ class Steps:
             "SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)
         ).get
         return highest or 0
+
+
+def _event_row(id_: int, offer: Offer) -> tuple[Any, ...]:
+    event, references, owed = offer
+    return (
+        id_,
+        event.source,
+        event.event_id,
+        event.received_at,
+        event.content_type,
+        event.event_type,
+        event.transaction_status,
+        event.trace_id,
+        not owed,
+        event.body,
+        references.order_id,
+        references.itscope_order_id,
+        references.document_id,
+        references.transaction_id,
+    )
+
+
+def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
+    return (
+        attempt.delivery.id,
+        attempt.number,
+        attempt.started_at,
+        attempt.outcome.duration_seconds,
+        attempt.outcome.status,
+        attempt.outcome.error,
+        attempt.transition.state.value,
+        attempt.outcome.answer or None,
+    )
 
 
 def _claims(deliveries: Sequence[Delivery]) -> set[tuple[int, int]]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.e2e.receiver import Receive, Receiver, Script, accept
-from tests.e2e.relay_process import RelayProcess, Start
+from tests.e2e.relay_process import COMMAND, RelayProcess, Start
 
 
 @pytest.fixture
@@ -17,8 +17,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
     """Start relays; each is ended by its own process id."""
     relays: list[RelayProcess] = []
 
-    async def start(config: Path, *options: str, variables: Mapping[str, str] | None = None) -> RelayProcess:
-        relays.append(RelayProcess(config, tmp_path, *options, variables=variables))
+    async def start(
+        config: Path,
+        *options: str,
+        command: Sequence[str | Path] = (COMMAND,),
+        variables: Mapping[str, str] | None = None,
+    ) -> RelayProcess:
+        relays.append(RelayProcess(config, tmp_path, *options, command=command, variables=variables))
         return await relays[-1].started()
 
     yield start

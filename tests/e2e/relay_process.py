@@ -14,7 +14,7 @@ import subprocess
 import sysconfig
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self
 from urllib.parse import urlsplit
@@ -135,14 +135,19 @@ class RelayProcess:
     """One `itscope-relay serve`. Whoever starts it ends it."""
 
     def __init__(
-        self, config: Path, folder: Path, *options: str, variables: Mapping[str, str] | None = None
+        self,
+        config: Path,
+        folder: Path,
+        *options: str,
+        command: Sequence[str | Path] = (COMMAND,),
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         number = len(list(folder.glob("stderr-*")))
         self._stdout = folder / f"stdout-{number}"
         self._stderr = folder / f"stderr-{number}"
         with self._stdout.open("wb") as stdout, self._stderr.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [COMMAND, "serve", "-c", config, *options],
+                [*command, "serve", "-c", config, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=stdout,
                 stderr=stderr,
@@ -236,5 +241,9 @@ class Start(Protocol):
     """Starts a relay, which is ended with the test."""
 
     def __call__(
-        self, config: Path, *options: str, variables: Mapping[str, str] | None = None
+        self,
+        config: Path,
+        *options: str,
+        command: Sequence[str | Path] = (COMMAND,),
+        variables: Mapping[str, str] | None = None,
     ) -> Awaitable[RelayProcess]: ...

@@ -113,7 +113,7 @@ async def test_a_draining_relay_accepts_nothing(
     await until(is_refused)
     async with client.get(f"{relay.admin}/-/ready") as response:
         assert response.status == 503
-        assert await response.json() == {"error": "the relay is stopping"}
+        assert await response.json() == {"error": "the relay is stopping", "code": "unavailable"}
     gate.set()
     assert await relay.ended() == 0
 

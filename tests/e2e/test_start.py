@@ -57,7 +57,7 @@ def test_a_file_that_is_no_store_is_named_and_left_alone(tmp_path: Path) -> None
     (tmp_path / "relay.db").write_bytes(content)
     refused = run("serve", "-c", write_config(tmp_path, NOWHERE))
     assert refused.returncode == 1
-    assert f"can't open the store {tmp_path}/relay.db: " in refused.stderr
+    assert f"the store {tmp_path}/relay.db is damaged (file is not a database)" in refused.stderr
     assert (tmp_path / "relay.db").read_bytes() == content
 
 

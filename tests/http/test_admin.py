@@ -248,7 +248,7 @@ async def test_credentials_are_asked_for_where_they_are_configured(
     for auth in (None, encode_basic_auth("admin", "wrong"), "Bearer x"):
         headers = {} if auth is None else {"Authorization": auth}
         answer = await running.ask(path, method=method, headers=headers)
-        refused(answer, 401, folder=running.folder)
+        refused(answer, 401, folder=running.folder, code="unauthorized")
         assert answer.headers["WWW-Authenticate"] == 'Basic realm="itscope-relay", charset="UTF-8"'
     answer = await running.ask(path, method=method, headers={"Authorization": OPERATOR})
     assert answer.status == (404 if path == "/elsewhere" else 200)
@@ -294,7 +294,7 @@ async def test_page_of_another_site_can_not_reload(
     answer = await running.ask("/-/reload", method="POST", headers=given)
     assert answer.status == status
     if status == 403:
-        refused(answer, 403, folder=running.folder)
+        refused(answer, 403, folder=running.folder, code="forbidden")
     assert (await running.ask("/metrics", headers=given)).status == 200  # reading harms nobody
 
 
@@ -311,5 +311,6 @@ async def test_page_of_another_site_can_not_reload(
 )
 async def test_errors_are_json(running: Running, path: str, method: str, status: int) -> None:
     answer = await running.ask(path, method=method)
-    refused(answer, status, folder=running.folder)
+    code = {404: "not-found", 405: "method-not-allowed"}[status]
+    refused(answer, status, folder=running.folder, code=code)
     assert ("Allow" in answer.headers) == (status == 405)

@@ -544,7 +544,7 @@ async def test_store_that_can_not_write_is_answered_503_and_works_again(relay: S
         refused(answer, 503, folder=running.folder)
         assert int(answer.headers["Retry-After"]) > 0
     ready = await running.ask("/-/ready")
-    assert (ready.status, list(ready.json)) == (503, ["error"])
+    assert (ready.status, list(ready.json)) == (503, ["error", "code"])
     other.execute("ROLLBACK").fetchall()
     other.close()
     assert running.events() == running.quarantine() == []

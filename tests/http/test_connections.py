@@ -242,8 +242,8 @@ async def test_what_is_no_answer_is_named_and_the_next_request_goes_on(
 
 async def test_retry_after_is_passed_on(connections: Connections, server: Server) -> None:
     server.script.append([b"HTTP/1.1 503 No\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"])
-    assert await ask(connections) == Answer(503, "7")
-    assert await ask(connections) == Answer(200, None)
+    assert await ask(connections) == Answer(503, "7", b"")
+    assert await ask(connections) == Answer(200, None, b"")
 
 
 # ---- the head
@@ -282,3 +282,27 @@ async def test_host_may_be_an_ipv6_address(server: Server) -> None:
     assert (await ask(connections)).status == 200
     connections.close()
     await asyncio.sleep(0)
+
+
+# ---- what it says
+
+
+@pytest.mark.parametrize(
+    ("parts", "kept"),
+    [
+        ([b"HTTP/1.1 422 No\r\nContent-Length: 7\r\n\r\nno item"], b"no item"),
+        ([b"HTTP/1.1 422 No\r\nContent-Length: 7\r\n\r\n", b"no ", b"item"], b"no item"),
+        ([b"HTTP/1.1 422 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"2\r\nno\r\n", b"0\r\n\r\n"], b"no"),
+        ([b"HTTP/1.0 422 No\r\n\r\n", b"no item", None], b"no item"),
+        ([b"HTTP/1.0 422 No\r\n\r\nno item", None], b"no item"),
+        ([b"HTTP/1.1 422 No\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000], b"x" * 2048),
+        ([b"HTTP/1.1 422 No\r\nContent-Length: 0\r\n\r\n"], b""),
+    ],
+    ids=["at once", "in parts", "chunked", "until the end", "all until the end", "long", "empty"],
+)
+async def test_beginning_of_an_answers_body_is_kept(
+    connections: Connections, server: Server, parts: list[bytes | None], kept: bytes
+) -> None:
+    server.script.append(parts)
+    assert await ask(connections) == Answer(422, None, kept)
+    assert (await ask(connections)).status == 200

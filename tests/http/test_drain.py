@@ -80,7 +80,7 @@ async def test_relay_is_not_ready_and_takes_no_connections_while_draining(
     draining = asyncio.ensure_future(running.drain())
     await until(lambda: running.relay._ingress.draining)
     ready = await running.ask("/-/ready")
-    assert (ready.status, ready.json) == (503, {"error": "the relay is stopping"})
+    assert (ready.status, ready.json) == (503, {"error": "the relay is stopping", "code": "unavailable"})
     assert (await running.ask("/-/healthy")).status == 200
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*public)

@@ -130,7 +130,8 @@ async def test_attempt_that_the_store_refuses_for_good_stops_nothing(
     raw = apsw.Connection(str(running.folder / "relay.db"))
     raw.set_busy_timeout(5000)
     raw.execute(  # the second delivery's attempt is there already, by whatever bug
-        "INSERT INTO attempts SELECT id, 1, 0, 0, 200, NULL, 'pending' FROM deliveries ORDER BY id LIMIT 1, 1"
+        "INSERT INTO attempts SELECT id, 1, 0, 0, 200, NULL, 'pending', NULL FROM deliveries"
+        " ORDER BY id LIMIT 1, 1"
     ).fetchall()
     with caplog.at_level(logging.CRITICAL, "relay.lane"):
         erp.release.set()

@@ -25,6 +25,7 @@ import yaml
 from aiohttp import encode_basic_auth, web
 from multidict import CIMultiDict
 from prometheus_client.parser import text_string_to_metric_families
+from yarl import URL
 
 from relay import __version__
 from relay.app import Relay
@@ -39,10 +40,10 @@ PATH = "/webhooks/itscope"
 ORDER = {"eventId": "e-1", "eventType": "ORDER", "transactionStatus": "OPEN", "orderId": "4711"}
 
 
-async def until(check: Callable[[], object | Awaitable[object]]) -> Any:
+async def until(check: Callable[[], object | Awaitable[object]], seconds: float = DEADLINE_SECONDS) -> Any:
     """Poll until a check returns something true, and return it."""
     try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
+        async with asyncio.timeout(seconds):
             while True:
                 found = check()
                 if inspect.isawaitable(found):
@@ -77,10 +78,14 @@ class Answer:
         return json.loads(self.body)
 
 
-def refused(answer: Answer, status: int, *, folder: Path) -> str:
-    """Check that an answer is an error as promised, and that it tells nothing; return its sentence."""
+def refused(answer: Answer, status: int, *, folder: Path, code: str | None = None) -> str:
+    """Check that an answer is an error as promised, and that it tells nothing; return its sentence.
+
+    The admin listener gives a code as well.
+    """
     assert answer.status == status, answer
-    assert list(answer.json) == ["error"], answer
+    assert list(answer.json) == (["error"] if code is None else ["error", "code"]), answer
+    assert answer.json.get("code") == code, answer
     everything = f"{dict(answer.headers)} {answer.body!r}"
     for told in (__version__, "aiohttp", "Python", "Traceback", str(folder), PASSWORD, RIGHT[6:], "sqlite"):
         assert told not in everything, answer
@@ -314,9 +319,9 @@ class Running:
         data = io.BytesIO(body) if len(body) >= 1 << 20 else body  # as aiohttp wants it
         return await self._request(method, f"http://{host}:{port}{path}", data=data, headers=all_headers)
 
-    async def wire(self, *, ssl_context: ssl.SSLContext | None = None) -> Wire:
-        """Connect to the public listener."""
-        host, port = self.public
+    async def wire(self, *, ssl_context: ssl.SSLContext | None = None, admin: bool = False) -> Wire:
+        """Connect to the public listener, or the admin one."""
+        host, port = self.admin if admin else self.public
         name = "localhost" if ssl_context else None
         wire = Wire(*await asyncio.open_connection(host, port, ssl=ssl_context, server_hostname=name))
         self._stack.push_async_callback(wire.close)
@@ -325,11 +330,17 @@ class Running:
     # ---- the operator
 
     async def ask(
-        self, path: str, *, method: str = "GET", headers: Mapping[str, str] | None = None
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        headers: Mapping[str, str] | None = None,
+        data: bytes | None = None,
     ) -> Answer:
         """Send a request to the admin listener."""
         host, port = self.admin
-        return await self._request(method, f"http://{host}:{port}{path}", headers=headers or {})
+        url = URL(f"http://{host}:{port}{path}", encoded=True)
+        return await self._request(method, url, headers=headers or {}, data=data)
 
     async def reload(self, **overrides: Any) -> Answer:
         """Change the configuration file and have it taken anew."""
@@ -394,7 +405,7 @@ class Running:
         await until(lambda: len(self.attempts(destination)) >= number)
         return self.attempts(destination)
 
-    async def _request(self, method: str, url: str, **options: Any) -> Answer:
+    async def _request(self, method: str, url: str | URL, **options: Any) -> Answer:
         async with (
             asyncio.timeout(DEADLINE_SECONDS),
             self.session.request(method, url, allow_redirects=False, **options) as response,

@@ -21,6 +21,7 @@ from tests.store.opened import (
     event,
     finish,
     ids,
+    offer,
     owed,
     rejected,
 )
@@ -31,7 +32,7 @@ MEBIBYTE = bytes(range(256)) * 4096
 async def test_accepted_event_and_all_its_deliveries_survive_reopening(open_store: Opened) -> None:
     store = await open_store()
     given = event(body=b'{"eventId": "e1"}')
-    acceptance = await store.accept(given, dict.fromkeys(DESTINATIONS, False))
+    acceptance = await offer(store, given, dict.fromkeys(DESTINATIONS, False))
     assert (acceptance.duplicate, acceptance.conflicting, acceptance.claimed) == (False, False, ())
 
     store = await open_store()
@@ -43,7 +44,7 @@ async def test_accepted_event_and_all_its_deliveries_survive_reopening(open_stor
 
 async def test_claim_on_acceptance_returns_what_a_later_claim_would(store: Store) -> None:
     given = event(body=b"\xff")
-    acceptance = await store.accept(given, {"erp": True, "crm": False})
+    acceptance = await offer(store, given, {"erp": True, "crm": False})
     (delivery,) = acceptance.claimed
     assert (delivery.destination, delivery.event, delivery.accepted_at) == ("erp", given, START)
     assert delivery.attempts == 0
@@ -54,7 +55,7 @@ async def test_claim_on_acceptance_returns_what_a_later_claim_would(store: Store
 
 async def test_instants_keep_their_fractions(store: Store) -> None:
     received_at = 1_763_776_512.123_456_7
-    await store.accept(event(at=received_at), {"erp": False})
+    await offer(store, event(at=received_at), {"erp": False})
     (delivery,) = await claim_all(store, now=received_at)
     assert (delivery.accepted_at, delivery.event.received_at) == (received_at, received_at)
 
@@ -62,7 +63,7 @@ async def test_instants_keep_their_fractions(store: Store) -> None:
 @pytest.mark.parametrize("text", [None, "", "ä \x7f\t"])
 async def test_absent_and_empty_fields_stay_what_they_are(store: Store, text: str | None) -> None:
     given = replace(event(), event_type=text, transaction_status=text)
-    await store.accept(given, {"erp": False})
+    await offer(store, given, {"erp": False})
     (delivery,) = await claim_all(store)
     assert delivery.event == given
 
@@ -74,8 +75,8 @@ async def test_absent_and_empty_fields_stay_what_they_are(store: Store, text: st
 )
 async def test_claimed_body_is_byte_for_byte_the_accepted_one(open_store: Opened, body: bytes) -> None:
     store = await open_store()
-    await store.accept(event(body=body), {"erp": False})
-    await store.accept(event("e2", body=b"neighbour"), {"erp": False})
+    await offer(store, event(body=body), {"erp": False})
+    await offer(store, event("e2", body=b"neighbour"), {"erp": False})
     store = await open_store()
     assert [delivery.event.body for delivery in await claim_all(store)] == [body, b"neighbour"]
 
@@ -84,12 +85,12 @@ async def test_claimed_body_is_byte_for_byte_the_accepted_one(open_store: Opened
 async def test_any_text_may_be_an_id(store: Store, event_id: str) -> None:
     await accept(store, event_id)
     assert ids(await claim_all(store)) == [event_id]
-    assert (await store.accept(event(event_id), {"erp": False})).duplicate
+    assert (await offer(store, event(event_id), {"erp": False})).duplicate
 
 
 async def test_second_event_with_an_id_is_a_duplicate_and_owes_nothing(store: Store) -> None:
     await accept(store, "e1")
-    again = await store.accept(event(at=START + 9), {"erp": True, "crm": True})
+    again = await offer(store, event(at=START + 9), {"erp": True, "crm": True})
     assert (again.duplicate, again.conflicting, again.claimed) == (True, False, ())
     assert await backlog(store) == owed(pending=1, oldest=START)
     assert await backlog(store, "crm") == owed()
@@ -98,32 +99,32 @@ async def test_second_event_with_an_id_is_a_duplicate_and_owes_nothing(store: St
 async def test_duplicate_is_known_after_reopening(open_store: Opened) -> None:
     await accept(await open_store(), "e1")
     store = await open_store()
-    assert (await store.accept(event(), {"erp": False})).duplicate
+    assert (await offer(store, event(), {"erp": False})).duplicate
 
 
 async def test_duplicate_is_known_after_everything_was_delivered(store: Store) -> None:
     await accept(store, "e1")
     await finish(store, DeliveryState.DELIVERED)
-    assert (await store.accept(event(), {"erp": False})).duplicate
+    assert (await offer(store, event(), {"erp": False})).duplicate
     assert await claim_all(store) == []
 
 
 async def test_duplicate_with_other_bytes_conflicts_and_the_first_stays(store: Store) -> None:
-    await store.accept(event(body=b'{"a": 1}'), {"erp": False})
-    again = await store.accept(event(body=b'{"a": 1} '), {"erp": False})
+    await offer(store, event(body=b'{"a": 1}'), {"erp": False})
+    again = await offer(store, event(body=b'{"a": 1} '), {"erp": False})
     assert (again.duplicate, again.conflicting) == (True, True)
     assert [delivery.event.body for delivery in await claim_all(store)] == [b'{"a": 1}']
 
 
 async def test_same_id_from_another_source_is_another_event(store: Store) -> None:
-    await store.accept(event(), {"erp": False})
-    other = await store.accept(event(source="sandbox"), {"erp": False})
+    await offer(store, event(), {"erp": False})
+    other = await offer(store, event(source="sandbox"), {"erp": False})
     assert not other.duplicate
     assert [delivery.event.source for delivery in await claim_all(store)] == ["itscope", "sandbox"]
 
 
 async def test_of_the_same_event_many_times_at_once_one_is_accepted(store: Store) -> None:
-    offers = [store.accept(event(), {"erp": False}) for _ in range(50)]
+    offers = [offer(store, event(), {"erp": False}) for _ in range(50)]
     acceptances = await asyncio.gather(*offers)
     assert [acceptance.duplicate for acceptance in acceptances].count(False) == 1
     assert await backlog(store) == owed(pending=1, oldest=START)
@@ -132,7 +133,7 @@ async def test_of_the_same_event_many_times_at_once_one_is_accepted(store: Store
 
 async def test_of_the_same_id_at_once_the_other_bytes_conflict(store: Store) -> None:
     bodies = [b"first", b"first", b"other"]
-    acceptances = await asyncio.gather(*(store.accept(event(body=body), {"erp": False}) for body in bodies))
+    acceptances = await asyncio.gather(*(offer(store, event(body=body), {"erp": False}) for body in bodies))
     (stored,) = await claim_all(store)
     for body, acceptance in zip(bodies, acceptances, strict=True):
         assert acceptance.conflicting == (body != stored.event.body)
@@ -142,7 +143,7 @@ async def test_of_the_same_id_at_once_the_other_bytes_conflict(store: Store) -> 
 async def test_two_hundred_at_once_are_all_stored(open_store: Opened) -> None:
     store = await open_store()
     offers = (
-        store.accept(event(f"e{number}", body=b"%d" % number), {"erp": number % 2 == 0, "crm": False})
+        offer(store, event(f"e{number}", body=b"%d" % number), {"erp": number % 2 == 0, "crm": False})
         for number in range(200)
     )
     acceptances = await asyncio.gather(*offers)
@@ -158,17 +159,17 @@ async def test_two_hundred_at_once_are_all_stored(open_store: Opened) -> None:
 
 async def test_event_without_a_destination_is_kept(open_store: Opened) -> None:
     store = await open_store()
-    acceptance = await store.accept(event(), {})
+    acceptance = await offer(store, event(), {})
     assert (acceptance.duplicate, acceptance.claimed) == (False, ())
     store = await open_store()
     assert open_store.read("SELECT event_id FROM events WHERE unrouted = 1") == [("e1",)]
-    assert (await store.accept(event(), {"erp": False})).duplicate
+    assert (await offer(store, event(), {"erp": False})).duplicate
 
 
 async def test_bad_item_fails_alone_and_its_neighbours_are_stored(store: Store) -> None:
     given = [event("before"), event("lone \ud800 surrogate"), event("after")]
     before, bad, after = await asyncio.gather(
-        *(store.accept(one, {"erp": False}) for one in given), return_exceptions=True
+        *(offer(store, one, {"erp": False}) for one in given), return_exceptions=True
     )
     assert isinstance(bad, StoreError)
     assert not isinstance(bad, StoreUnavailableError)  # trying again wouldn't help
@@ -180,7 +181,7 @@ async def test_bad_item_fails_alone_and_its_neighbours_are_stored(store: Store) 
 async def test_bad_item_owes_nothing(open_store: Opened) -> None:
     store = await open_store()
     with pytest.raises(StoreError):
-        await store.accept(event("\ud800"), dict.fromkeys(DESTINATIONS, True))
+        await offer(store, event("\ud800"), dict.fromkeys(DESTINATIONS, True))
     assert await backlog(store) == owed()
     store = await open_store()
     assert await backlog(store) == owed()

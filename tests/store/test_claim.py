@@ -18,11 +18,14 @@ from tests.store.opened import (
     accept,
     attempt,
     backlog,
+    claim,
+    claim_again,
     claim_all,
     claim_one,
     event,
     finish,
     ids,
+    offer,
     owed,
 )
 
@@ -31,7 +34,7 @@ DELIVERED, DEAD, PENDING = DeliveryState.DELIVERED, DeliveryState.DEAD, Delivery
 
 
 async def test_nothing_to_claim_from_an_empty_store(store: Store) -> None:
-    claimed = await store.claim("erp", 10, 1 << 20, START)
+    claimed = await claim(store, "erp", 10, 1 << 20, START)
     assert (claimed.deliveries, claimed.more, claimed.next_due_at) == ((), False, None)
 
 
@@ -49,38 +52,40 @@ async def test_of_equally_due_the_first_accepted_is_claimed_first(store: Store) 
 
 async def test_claim_is_limited_in_number_and_says_that_more_is_due(store: Store) -> None:
     await accept(store, "e1", "e2", "e3")
-    first = await store.claim("erp", 2, 1 << 20, START + 10)
-    assert (ids(first.deliveries), first.more, first.next_due_at) == (["e1", "e2"], True, START + 2)
-    second = await store.claim("erp", 2, 1 << 20, START + 10)
+    first = await claim(store, "erp", 2, 1 << 20, START + 10)
+    assert (ids(first.deliveries), first.more, first.next_due_at) == (["e1", "e2"], True, None)
+    second = await claim(store, "erp", 2, 1 << 20, START + 10)
     assert (ids(second.deliveries), second.more, second.next_due_at) == (["e3"], False, None)
 
 
 async def test_claim_of_exactly_all_says_that_nothing_is_left(store: Store) -> None:
     await accept(store, "e1", "e2")
-    claimed = await store.claim("erp", 2, 1 << 20, START + 10)
+    claimed = await claim(store, "erp", 2, 1 << 20, START + 10)
     assert (len(claimed.deliveries), claimed.more, claimed.next_due_at) == (2, False, None)
 
 
 async def test_claim_is_limited_in_bytes_and_says_that_more_is_due(store: Store) -> None:
     for number in range(3):
-        await store.accept(event(f"e{number}", body=b"x" * 100), {"erp": False})
-    claimed = await store.claim("erp", 10, 250, START)
-    assert (ids(claimed.deliveries), claimed.more, claimed.next_due_at) == (["e0", "e1"], True, START)
-    claimed = await store.claim("erp", 10, 250, START)
+        await offer(store, event(f"e{number}", body=b"x" * 100), {"erp": False})
+    claimed = await claim(store, "erp", 10, 250, START)
+    assert (ids(claimed.deliveries), claimed.more, claimed.next_due_at) == (["e0", "e1"], True, None)
+    claimed = await claim(store, "erp", 10, 250, START)
     assert (ids(claimed.deliveries), claimed.more) == (["e2"], False)
 
 
 async def test_body_above_the_limit_is_claimed_alone(store: Store) -> None:
-    await store.accept(event("large", body=b"x" * 1000), {"erp": False})
-    await store.accept(event("small", body=b"x"), {"erp": False})
-    claimed = await store.claim("erp", 10, 250, START)
+    await offer(store, event("large", body=b"x" * 1000), {"erp": False})
+    await offer(store, event("small", body=b"x"), {"erp": False})
+    claimed = await claim(store, "erp", 10, 250, START)
     assert (ids(claimed.deliveries), claimed.more) == (["large"], True)
 
 
-async def test_what_is_not_due_yet_is_not_claimed(store: Store) -> None:
+async def test_what_was_never_tried_is_due_whatever_the_clock_says(store: Store) -> None:
     await accept(store, "now", "later")
-    claimed = await store.claim("erp", 10, 1 << 20, START + 0.5)
-    assert (ids(claimed.deliveries), claimed.more, claimed.next_due_at) == (["now"], False, START + 1)
+    claimed = await claim(store, "erp", 10, 1 << 20, START - 1000)
+    assert (ids(claimed.deliveries), claimed.more, claimed.next_due_at) == (["now", "later"], False, None)
+    await accept(store, "one", "another")
+    assert (await claim(store, "erp", 1, 1 << 20, START - 1000)).more
 
 
 async def test_claimed_is_not_claimed_again(store: Store) -> None:
@@ -91,7 +96,7 @@ async def test_claimed_is_not_claimed_again(store: Store) -> None:
 
 async def test_claims_at_once_never_get_the_same_delivery(store: Store) -> None:
     await accept(store, *(f"e{number}" for number in range(20)))
-    claims = await asyncio.gather(*(store.claim("erp", 3, 1 << 20, START + 100) for _ in range(10)))
+    claims = await asyncio.gather(*(claim(store, "erp", 3, 1 << 20, START + 100) for _ in range(10)))
     claimed = [delivery.id for claim in claims for delivery in claim.deliveries]
     assert len(claimed) == len(set(claimed)) == 20
 
@@ -108,9 +113,9 @@ async def test_retry_is_not_claimed_before_it_is_due(open_store: Opened) -> None
     await accept(store, "e1")
     failed = attempt(await claim_one(store), PENDING, due_at=START + 60)
     assert await store.record([failed]) == [True]
-    early = await store.claim("erp", 10, 1 << 20, START + 59.9)
+    early = await claim_again(store, START + 59.9)
     store = await open_store()
-    assert await store.claim("erp", 10, 1 << 20, START + 59.9) == early
+    assert await claim_again(store, START + 59.9) == early
     assert (early.deliveries, early.more, early.next_due_at) == ((), False, START + 60)
     (again,) = await claim_all(store, now=START + 60)
     assert (again.attempts, again.accepted_at, again.id) == (1, START, failed.delivery.id)
@@ -245,7 +250,7 @@ async def test_expired_lease_is_claimed_again(store: Store) -> None:
 
 
 async def test_expired_lease_of_a_claim_on_acceptance_is_claimed_again(store: Store) -> None:
-    await store.accept(event(), {"erp": True})
+    await offer(store, event(), {"erp": True})
     assert await store.expire(START + 1) == 0
     assert await store.expire(FAR) == 1
     assert ids(await claim_all(store, now=FAR)) == ["e1"]
@@ -271,7 +276,7 @@ async def test_renewal_of_a_lost_claim_changes_nothing(store: Store) -> None:
 
 async def test_reopening_frees_what_was_in_flight(open_store: Opened) -> None:
     store = await open_store()
-    await store.accept(event("on-acceptance"), {"erp": True})
+    await offer(store, event("on-acceptance"), {"erp": True})
     await accept(store, "later", at=START + 1)
     (claimed,) = await claim_all(store)
     store = await open_store()
@@ -326,7 +331,7 @@ async def test_backlog_counts_what_is_in_flight(open_store: Opened) -> None:
 async def test_backlog_counts_a_retry_in_flight_from_its_acceptance(store: Store) -> None:
     await accept(store, "old", "young")
     await store.record([attempt(await claim_one(store), PENDING, due_at=START)])
-    assert ids([await claim_one(store)]) == ["old"]
+    assert ids((await claim_again(store, START + 1000)).deliveries) == ["old"]
     assert await backlog(store) == owed(pending=1, in_flight=1, oldest=START)
 
 
@@ -396,7 +401,7 @@ async def test_backlog_counts_what_was_recorded_though_nobody_waited(
 async def test_backlog_counts_what_was_claimed_though_nobody_waited(open_store: Opened) -> None:
     store = await open_store()
     await accept(store, "e1", "e2", "e3")
-    await abandoned(store.claim("erp", 2, 1 << 30, START + 1000))
+    await abandoned(claim(store, "erp", 2, 1 << 30, START + 1000))
     await store.probe()
     assert await backlog(store) == owed(pending=1, in_flight=2, oldest=START)
     assert await store.expire(FAR) == 2
@@ -436,3 +441,28 @@ async def test_attempt_that_leads_where_none_can_fails_alone(
     assert await backlog(store) == owed(in_flight=1, dead=1, oldest=START + 1)
     assert open_store.read("SELECT count(*) FROM attempts") == [(2,)]
     assert await store.record([attempt(bad, DELIVERED)]) == [True]
+
+
+async def test_first_attempts_and_the_others_are_claimed_apart(store: Store) -> None:
+    await accept(store, "tried", "fresh")
+    await store.record([attempt(await claim_one(store), PENDING, due_at=START)])
+    again = (await claim_again(store, START + 1000)).deliveries
+    fresh = (await claim(store, "erp", 10, 1 << 20, START + 1000)).deliveries
+    assert (ids(again), [one.fresh for one in again]) == (["tried"], [False])
+    assert (ids(fresh), [one.fresh for one in fresh]) == (["fresh"], [True])
+
+
+async def test_retries_of_a_clock_that_was_ahead_are_brought_forward(store: Store) -> None:
+    await accept(store, "e1", "e2", "e3", to=("erp", "crm"))
+    due_at = {"e1": START + 4000, "e2": START + 3000, "e3": START + 9000}
+    for destination in ("erp", "crm"):
+        await store.record(
+            [
+                attempt(one, PENDING, due_at=due_at[one.event.event_id])
+                for one in await claim_all(store, destination)
+            ]
+        )
+    assert await store.bring_forward("erp", START + 3600, START) == 2
+    assert sorted(ids((await claim_again(store, START)).deliveries)) == ["e1", "e3"]
+    assert (await claim_again(store, START, "crm")).deliveries == ()
+    assert await store.bring_forward("erp", START + 3600, START) == 0

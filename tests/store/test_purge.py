@@ -6,7 +6,19 @@ import pytest
 
 from relay.model import DeliveryState
 from relay.store import Store
-from tests.store.opened import START, Opened, accept, attempt, claim_all, claim_one, event, finish, ids
+from relay.store.repair import Change, DeliveryRecord, Filter, Page, Replay
+from tests.store.opened import (
+    START,
+    Opened,
+    accept,
+    attempt,
+    claim_all,
+    claim_one,
+    event,
+    finish,
+    ids,
+    offer,
+)
 
 OLD = START + 100  # everything accepted before counts as old
 LATER = START + 1e6
@@ -26,7 +38,7 @@ async def purge(store: Store, before: float = OLD, limit: int = 100) -> int:
 
 async def known(store: Store, event_id: str) -> bool:
     """Tell whether an event is still there."""
-    return (await store.accept(event(event_id, at=LATER), {})).duplicate
+    return (await offer(store, event(event_id, at=LATER), {})).duplicate
 
 
 async def test_old_finished_event_is_deleted_with_all_that_belongs_to_it(open_store: Opened) -> None:
@@ -71,8 +83,36 @@ async def test_event_in_retry_or_in_flight_stays(store: Store) -> None:
     assert ids(await claim_all(store, now=LATER)) == ["retried"]
 
 
+@pytest.mark.parametrize("state", [DeliveryState.PENDING, DeliveryState.IN_FLIGHT, DeliveryState.DEAD])
+async def test_old_event_stays_as_long_as_its_replay_is_open(store: Store, state: DeliveryState) -> None:
+    await accept(store, "e1", "e2")
+    await finish(store, DeliveryState.DELIVERED)
+    ((_, first), _) = await made(store)
+    change = Change("alice", START, "replay")
+    replayed = await store.replay(change, [Replay(first.event, "erp", due_at=START, of=first.id)])
+    assert replayed.done == (True,)
+    if state is not DeliveryState.PENDING:
+        (delivery,) = await claim_all(store)
+        if state is DeliveryState.DEAD:
+            await store.record([attempt(delivery, state)])
+    for limit in (1, 100):
+        await purge(store, limit=limit)
+        ((event_id, delivered), (_, replay)) = await made(store)
+        assert event_id == "e1"
+        assert (delivered.state, replay.state) == (DeliveryState.DELIVERED, state)
+        assert replay.replay_of == delivered.id
+    if state is DeliveryState.PENDING:
+        assert ids(await claim_all(store)) == ["e1"]
+
+
+async def made(store: Store) -> list[tuple[str, DeliveryRecord]]:
+    """Return all deliveries, in the order in which they were made."""
+    found = await store.find_deliveries(Filter(), Page(100, newest_first=False))
+    return sorted(((one.event_id, one) for one in found.items), key=lambda pair: pair[1].id)
+
+
 async def test_unrouted_event_stays(store: Store) -> None:
-    await store.accept(event(), {})
+    await offer(store, event(), {})
     assert await purge(store) == 0
     assert await known(store, "e1")
 

@@ -5,17 +5,27 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import apsw
 import pytest
 
 from relay.errors import StoreError, StoreUnavailableError
+from relay.store import group_commit
 from relay.store.sqlite import SqliteStore, open_store
-from relay.store.sqlite_steps import MAX_QUARANTINED
+from relay.store.sqlite_upkeep import MAX_QUARANTINED
 from tests.store.conftest import read_sqlite
-from tests.store.opened import accept, backlog, claim_all, event, ids, owed, rejected
+from tests.store.opened import (
+    accept,
+    backlog,
+    claim_all,
+    event,
+    ids,
+    offer,
+    owed,
+    rejected,
+)
 
 MIGRATIONS = Path(__file__).parents[2] / "relay" / "store" / "migrations" / "sqlite"
 
@@ -43,6 +53,14 @@ def raw(path: Path) -> Iterator[apsw.Connection]:
     connection = apsw.Connection(str(path))
     yield connection
     connection.close()
+
+
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            if check():
+                return
+            await asyncio.sleep(0.005)
 
 
 async def test_file_is_made_with_the_newest_schema(store: SqliteStore, path: Path) -> None:
@@ -82,7 +100,7 @@ async def test_commits_are_synchronous_and_in_wal(store: SqliteStore, path: Path
 async def test_each_commit_is_measured_and_waiting_events_share_one(
     store: SqliteStore, commits: list[float]
 ) -> None:
-    await asyncio.gather(*(store.accept(event(f"e{number}"), {"erp": False}) for number in range(100)))
+    await asyncio.gather(*(offer(store, event(f"e{number}"), {"erp": False}) for number in range(100)))
     assert 1 <= len(commits) < 50
     before = len(commits)
     await claim_all(store, "nobody")
@@ -120,7 +138,7 @@ async def test_newer_schema_is_refused_and_left_as_it_is(path: Path, raw: apsw.C
 async def test_file_that_is_no_database_is_refused_and_left_as_it_is(path: Path) -> None:
     content = b"this is not a database, but somebody's notes\n" * 200
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"can't open the store .*relay\.db"):
+    with pytest.raises(StoreError, match=r"the store .*relay\.db is damaged \(file is not a database\)"):
         open_store(path, lambda _: None)
     assert path.read_bytes() == content
 
@@ -132,7 +150,7 @@ async def test_damaged_file_is_refused(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[100:] = b"\xa5" * (len(content) - 100)  # the header is good, every page is not
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"can't open the store .*malformed"):
+    with pytest.raises(StoreError, match=r"the store .* is damaged \(.*malformed"):
         open_store(path, lambda _: None)
 
 
@@ -161,7 +179,7 @@ async def test_locked_database_is_unavailable_and_works_again_afterwards(
     store._commits._connection.set_busy_timeout(20)  # five seconds otherwise
     raw.execute("BEGIN IMMEDIATE").fetchall()
     with pytest.raises(StoreUnavailableError):
-        await store.accept(event(), {"erp": True})
+        await offer(store, event(), {"erp": True})
     with pytest.raises(StoreUnavailableError):
         await store.probe()
     raw.execute("ROLLBACK").fetchall()
@@ -170,12 +188,39 @@ async def test_locked_database_is_unavailable_and_works_again_afterwards(
     assert ids(await claim_all(store)) == ["e1"]
 
 
+async def test_webhooks_are_refused_at_once_while_a_commit_hangs(
+    store: SqliteStore, raw: apsw.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "STUCK_SECONDS", 0.02)
+    store._commits._connection.set_busy_timeout(600_000)
+    raw.execute("BEGIN IMMEDIATE").fetchall()
+    waiting = asyncio.ensure_future(offer(store, event("waits"), {"erp": False}))
+    await until(lambda: store._commits.stuck)
+    for refused in (offer(store, event("late"), {"erp": True}), store.quarantine(rejected(b"late"))):
+        with pytest.raises(StoreUnavailableError, match="the disk takes too long"):
+            await refused
+    assert not waiting.done()
+    assert store._commits.waiting == 0  # so nothing of them is stored later either
+    raw.execute("ROLLBACK").fetchall()
+    await waiting
+    await accept(store, "late")
+    assert ids(await claim_all(store)) == ["waits", "late"]
+
+
+async def test_store_that_has_nothing_to_do_is_not_stuck(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store.probe()
+    monkeypatch.setattr(group_commit, "STUCK_SECONDS", -1.0)
+    await until(lambda: not store._commits.stuck)  # the thread has come back for more
+
+
 FULL_DISK = """
 import asyncio, resource, signal, sys
 from pathlib import Path
 from relay.errors import StoreUnavailableError
 from relay.store.sqlite import open_store
-from tests.store.opened import event, claim_all
+from tests.store.opened import event, claim_all, offer
 
 LIMIT = 1 << 20
 
@@ -187,25 +232,25 @@ async def main():
     stored = 0
     try:
         while True:
-            await store.accept(event(f"e{stored}", body=b"x" * 100_000), {"erp": False})
+            await offer(store, event(f"e{stored}", body=b"x" * 100_000), {"erp": False})
             stored += 1
             assert stored < 100
     except StoreUnavailableError as error:
         print(error)
     for _ in range(3):
         try:
-            await store.accept(event("lost", body=b"x" * 100_000), {"erp": True})
+            await offer(store, event("lost", body=b"x" * 100_000), {"erp": True})
         except StoreUnavailableError:
             continue
         raise AssertionError("stored on a full disk")
     try:
         late = [event(f"l{n}", body=b"x" * 90_000) for n in range(20)]
-        await asyncio.gather(*(store.accept(one, {"erp": True}) for one in late))
+        await asyncio.gather(*(offer(store, one, {"erp": True}) for one in late))
     except StoreUnavailableError:
         pass
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     await store.probe()
-    assert not (await store.accept(event("lost", body=b"y"), {"erp": False})).duplicate, "half-stored"
+    assert not (await offer(store, event("lost", body=b"y"), {"erp": False})).duplicate, "half-stored"
     await store.close()
     store = open_store(Path(sys.argv[1]), lambda _: None)
     found = [delivery.event.event_id for delivery in await claim_all(store)]
@@ -237,12 +282,12 @@ async def test_operation_on_a_closed_store_is_unavailable(path: Path) -> None:
     opened = open_store(path, lambda _: None)
     await opened.close()
     with pytest.raises(StoreUnavailableError):
-        await opened.accept(event(), {"erp": False})
+        await offer(opened, event(), {"erp": False})
 
 
 async def test_closing_commits_what_waits(path: Path) -> None:
     opened = open_store(path, lambda _: None)
-    waiting = [asyncio.ensure_future(opened.accept(event(f"e{n}"), {"erp": False})) for n in range(20)]
+    waiting = [asyncio.ensure_future(offer(opened, event(f"e{n}"), {"erp": False})) for n in range(20)]
     await asyncio.sleep(0)  # let each be queued
     await opened.close()
     await asyncio.gather(*waiting)
@@ -268,7 +313,7 @@ import asyncio, sys, time
 from pathlib import Path
 import apsw
 from relay.store.sqlite import open_store
-from tests.store.opened import event
+from tests.store.opened import event, offer
 
 path = Path(sys.argv[1])
 
@@ -277,7 +322,7 @@ async def main() -> apsw.Connection:
     store._commits._connection.set_busy_timeout(600_000)
     other = apsw.Connection(str(path))
     other.execute("BEGIN IMMEDIATE").fetchall()
-    waiting = asyncio.ensure_future(store.accept(event(), {"erp": True}))
+    waiting = asyncio.ensure_future(offer(store, event(), {"erp": True}))
     await asyncio.sleep(0)  # it waits for the disk before the store closes
     try:
         await asyncio.wait_for(store.close(), 0.2)

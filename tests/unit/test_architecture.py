@@ -11,10 +11,16 @@ import pytest
 
 RELAY = Path(__file__).parents[2] / "relay"
 
-PURE = ("errors", "units", "model", "payload", "passwords", "retry", "lifecycle", "routing", "wire")
-BOUNDARY = ("config", "logs", "metrics", "store", "auth", "connections", "delivery", "listener", "lane")
+PURE = (
+    *("errors", "units", "model", "payload", "passwords"),
+    *("retry", "breaker", "pace", "hold", "lifecycle", "routing", "wire"),
+)
+BOUNDARY = (
+    *("config", "logs", "metrics", "store", "repair"),
+    *("auth", "connections", "delivery", "listener", "gate", "intake", "lane"),
+)
 SHELL = ("ingress", "dispatcher", "admin")  # side by side: they never import one another
-TOP = ("app", "samples", "send", "casefile", "demo", "cli", "__main__")
+TOP = ("app", "samples", "send", "casefile", "routediff", "demo", "client", "cli", "__main__")
 RANK = {room: rank for rank, room in enumerate((*PURE, *BOUNDARY))}
 RANK |= dict.fromkeys(SHELL, len(RANK))
 RANK |= {room: len(RANK) + rank for rank, room in enumerate(TOP)}

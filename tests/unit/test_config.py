@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
+from relay.breaker import BreakerPolicy
 from relay.config import (
     BasicCredentials,
     BearerCredentials,
@@ -26,6 +27,8 @@ from relay.config import (
     suggestion,
 )
 from relay.errors import ConfigError
+from relay.hold import parse_window
+from relay.pace import Rate
 from relay.passwords import PasswordHash
 
 SECRET = "hunter2-Zq8"
@@ -118,6 +121,8 @@ def test_every_default_is_the_documented_one() -> None:
         timedelta(minutes=10),
         timedelta(days=3),
     )
+    assert (erp.breaker, erp.rate_limit, erp.hold) == (None, None, ())
+    assert (erp.order_by, erp.on_dead, erp.policy.holds_when_dead) == (None, "hold", False)
     (route,) = config.routes
     assert (route.name, route.match, route.except_, route.stop) == ("routes[0]", {}, {}, False)
 
@@ -155,6 +160,11 @@ destinations:
     success: [2xx, 409]
     reject: []
     retry: {{initial: 2s, factor: 1.5, max: 1h, give_up_after: 1d}}
+    breaker: {{failures: 3, cooldown: 1m, max_cooldown: 1h}}
+    order_by: orderId
+    on_dead: continue
+    rate_limit: 100/min burst 10
+    hold: [Sun 02:00-05:00 Europe/Berlin, "Sat,Sun 23:00-01:00 UTC"]
   crm: {{url: "https://crm", auth: {{type: bearer, token: t}}}}
   bi: {{url: "https://bi", auth: {{type: header, name: X-Api-Key, value: v}}}}
 routes:
@@ -178,6 +188,12 @@ routes:
     assert erp.headers == {"X-Company": "100", "X-Number": "100"}
     assert erp.success == {*range(200, 300), 409}
     assert erp.policy.retry.give_up_after == timedelta(days=1)
+    assert erp.breaker == BreakerPolicy(3, timedelta(minutes=1), timedelta(hours=1))
+    assert (erp.order_by, erp.on_dead, erp.rate_limit) == ("orderId", "continue", Rate(100, 60, 10))
+    assert erp.hold == (
+        parse_window("Sun 02:00-05:00 Europe/Berlin"),
+        parse_window("Sat,Sun 23:00-01:00 UTC"),
+    )
     assert isinstance(erp.auth, BasicCredentials)
     assert isinstance(crm.auth, BearerCredentials)
     assert isinstance(bi.auth, HeaderCredentials)
@@ -216,6 +232,10 @@ UNKNOWN_TOP = "known are admin, destinations, routes, server, sources, store"
         (
             with_destination("retry: {intial: 1s}"),
             ["9:13: destinations.erp.retry.intial: is not a known key; did you mean initial?"],
+        ),
+        (
+            MINIMAL + "server: {tls: {cert_file: c, key_fil: k, key_file: k}}\n",
+            ["11:30: server.tls.key_fil: is not a known key; did you mean key_file?"],
         ),
         (
             with_destination("auth: {type: basic, username: u, pasword: p, password: p}"),
@@ -689,6 +709,120 @@ def test_header_that_could_break_a_request_is_refused() -> None:
         "9:30: destinations.erp.headers.X-B: a header's value must be printable ASCII",
         "9:45: destinations.erp.headers.X-C: a header's value must be printable ASCII",
     ]
+
+
+@pytest.mark.parametrize("line", ["breaker: {}", "breaker: {failures: 5}"])
+def test_empty_breaker_has_its_defaults(line: str) -> None:
+    assert read(with_destination(line)).destinations["erp"].breaker == BreakerPolicy()
+
+
+@pytest.mark.parametrize("line", ["breaker:", "order_by: null", "rate_limit: ~", "hold: []", "on_dead: hold"])
+def test_nothing_given_is_the_default(line: str) -> None:
+    assert read(with_destination(line)) == read(MINIMAL)
+
+
+@pytest.mark.parametrize(
+    ("lines", "holds"),
+    [
+        ("order_by: orderId", True),
+        ("order_by: orderId\n    on_dead: hold", True),
+        ("order_by: orderId\n    on_dead: continue", False),
+        ("on_dead: hold", False),
+    ],
+)
+def test_dead_delivery_holds_only_where_there_is_an_order(lines: str, holds: object) -> None:
+    policy = read(with_destination(lines)).destinations["erp"].policy
+    assert policy.holds_when_dead is holds
+
+
+A_RATE = (
+    "write a rate as a number and s, min or h, such as 5/s, 100/min or 1000/h; with a burst: 100/min burst 10"
+)
+A_WINDOW = (
+    "write a window as days, times and a time zone, such as Sun 02:00-05:00 Europe/Berlin,"
+    " Mon-Fri 18:00-06:00 UTC or daily 22:30-23:00 Europe/Berlin"
+)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("breaker: true", ["14: destinations.erp.breaker: must be a mapping"]),
+        (
+            "breaker: {failures: 0}",
+            ["25: destinations.erp.breaker.failures: input should be greater than or equal to 1"],
+        ),
+        (
+            "breaker: {failures: 1001}",
+            ["25: destinations.erp.breaker.failures: input should be less than or equal to 1000"],
+        ),
+        (
+            "breaker: {failures: '5'}",
+            ["25: destinations.erp.breaker.failures: must be a whole number, without quotes"],
+        ),
+        ("breaker: {cooldown: 30}", [f"25: destinations.erp.breaker.cooldown: {A_DURATION}"]),
+        (
+            "breaker: {cool_down: 30s}",
+            ["15: destinations.erp.breaker.cool_down: is not a known key; did you mean cooldown?"],
+        ),
+        (
+            "breaker: {cooldown: 20m}",
+            ["14: destinations.erp.breaker: max_cooldown (10m) must not be shorter than cooldown (20m)"],
+        ),
+        (
+            "breaker: {max_cooldown: 1500ms}",
+            ["14: destinations.erp.breaker: max_cooldown (1.5s) must not be shorter than cooldown (30s)"],
+        ),
+        ("order_by: ''", ["15: destinations.erp.order_by: must not be empty"]),
+        ("order_by: 5", ["15: destinations.erp.order_by: must be a text; put a number in quotes"]),
+        (
+            f"order_by: {'x' * 256}",
+            ["15: destinations.erp.order_by: string should have at most 255 characters"],
+        ),
+        ("order_by: [a]", ["15: destinations.erp.order_by: must be a text; put a number in quotes"]),
+        ("on_dead: skip", ["14: destinations.erp.on_dead: must be hold or continue"]),
+        ("method: GET", ["13: destinations.erp.method: must be POST or PUT"]),
+        ("rate_limit: 100", [f"17: destinations.erp.rate_limit: {A_RATE}"]),
+        ("rate_limit: 100/m", [f"17: destinations.erp.rate_limit: {A_RATE}"]),
+        (
+            "rate_limit: 5/s burst 6",
+            ["17: destinations.erp.rate_limit: the burst of this rate must be from 1 to 5"],
+        ),
+        ("hold: Sun 02:00-05:00 UTC", ["11: destinations.erp.hold: must be a list"]),
+        ("hold: [Sun]", [f"12: destinations.erp.hold[0]: {A_WINDOW}"]),
+        (
+            "hold: [Sun 02:00-05:00 UTC, Son 02:00-05:00 UTC]",
+            [
+                (
+                    "33: destinations.erp.hold[1]: 'Son' names no days;"
+                    " write daily, or days such as Mon-Fri or Sat,Sun"
+                )
+            ],
+        ),
+        (
+            "hold: [Sun 02:00-05:00 Europe/Berln]",
+            ["12: destinations.erp.hold[0]: there is no time zone Europe/Berln; did you mean Europe/Berlin?"],
+        ),
+        (
+            "hold: [Sat,Sun 02:00-05:00 UTC, Sun 24:00-05:00 UTC]",
+            [
+                f"12: destinations.erp.hold[0]: {A_WINDOW}",
+                (
+                    "37: destinations.erp.hold[2]: 24:00 is no time of the day;"
+                    " write 00:00 to 23:59, or 24:00 as an end"
+                ),
+            ],
+        ),
+        (
+            f"hold: [{', '.join(['daily 02:00-05:00 UTC'] * 51)}]",
+            ["11: destinations.erp.hold: must have at most 50 entries"],
+        ),
+    ],
+)
+def test_problem_of_breaker_order_rate_or_hold_is_named_with_its_place(
+    line: str, expected: list[str]
+) -> None:
+    assert problems(with_destination(line)) == [f"9:{problem}" for problem in expected]
 
 
 # ---- TLS

@@ -103,24 +103,39 @@ def section_of(command: str) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.parametrize("command", sorted(cli.commands))
+def commands(group: click.Group = cli, prefix: str = "") -> dict[str, click.Command]:
+    """Return every command by how it is called, those of groups as well."""
+    found: dict[str, click.Command] = {}
+    for name, command in sorted(group.commands.items()):
+        found[prefix + name] = command
+        if isinstance(command, click.Group):
+            found |= commands(command, f"{prefix}{name} ")
+    return found
+
+
+def test_commands_of_groups_are_found() -> None:
+    assert {"serve", "quarantine", "quarantine release"} <= commands().keys()
+
+
+@pytest.mark.parametrize("command", commands())
 def test_every_command_is_documented_with_its_options(command: str) -> None:
-    section = section_of(command)
+    section = section_of(command.split(maxsplit=1)[0])
+    assert names(section, command)
     options = [
         option
-        for parameter in cli.commands[command].params
+        for parameter in commands()[command].params
         if isinstance(parameter, click.Option)
         for option in parameter.opts
     ]
     assert [option for option in options if not names(section, option)] == []
 
 
-@pytest.mark.parametrize("command", sorted(cli.commands))
+@pytest.mark.parametrize("command", commands())
 def test_every_command_and_option_explains_itself(command: str) -> None:
-    assert cli.commands[command].help
+    assert commands()[command].help
     assert all(
         parameter.help or isinstance(parameter.type, click.Choice)
-        for parameter in cli.commands[command].params
+        for parameter in commands()[command].params
         if isinstance(parameter, click.Option)
     )
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relay.lifecycle import LEGAL, decide
-from relay.model import Delivery, DeliveryState, Event, Outcome
+from relay.model import Delivery, DeliveryState, Event, Outcome, Transition
 from relay.retry import DeliveryPolicy, RetryPolicy
 
 ACCEPTED_AT = 1_700_000_000.0
@@ -19,6 +19,7 @@ POLICIES = st.builds(
     retry=st.builds(
         RetryPolicy, initial=DURATIONS, factor=st.floats(1, 100), max=DURATIONS, give_up_after=DURATIONS
     ),
+    holds_when_dead=st.booleans(),
 )
 OUTCOMES = st.builds(
     Outcome,
@@ -109,6 +110,43 @@ def test_delivery_that_always_fails_is_tried_a_last_time_when_it_gives_up(
         began = transition.due_at
     assert give_up_at - duration <= began <= give_up_at
     assert tries < 6 * 3600
+
+
+@pytest.mark.parametrize(
+    ("status", "elapsed", "without", "with_holding"),
+    [
+        (200, 0, False, False),
+        (500, 0, True, True),
+        (500, 3 * 86400, False, True),
+        (422, 0, False, True),
+    ],
+)
+def test_what_is_retried_keeps_its_place_and_what_is_dead_where_the_policy_says_so(
+    status: int, elapsed: float, without: object, with_holding: object
+) -> None:
+    for policy, keeps_place in (
+        (DeliveryPolicy(), without),
+        (DeliveryPolicy(holds_when_dead=True), with_holding),
+    ):
+        transition = decide(delivery(), Outcome(status, None, 0.1), policy, ACCEPTED_AT + elapsed, 0.5)
+        assert transition.keeps_place is keeps_place
+
+
+@given(ATTEMPTS, OUTCOMES, POLICIES, ELAPSED, JITTER)
+def test_place_follows_from_state_and_policy(
+    attempts: int, outcome: Outcome, policy: DeliveryPolicy, elapsed: float, jitter: float
+) -> None:
+    transition = decide(delivery(attempts), outcome, policy, ACCEPTED_AT + elapsed, jitter)
+    expected = {
+        DeliveryState.PENDING: True,
+        DeliveryState.DEAD: policy.holds_when_dead,
+        DeliveryState.DELIVERED: False,
+    }
+    assert transition.keeps_place is expected[transition.state]
+
+
+def test_transition_keeps_no_place_unless_it_says_so() -> None:
+    assert not Transition(DeliveryState.DISCARDED, 0.0).keeps_place
 
 
 def test_every_state_is_in_the_table_and_only_known_exits_exist() -> None:

@@ -55,6 +55,8 @@ def test_defaults_are_the_documented_ones() -> None:
     assert RetryPolicy() == RetryPolicy(
         initial=timedelta(seconds=1), factor=2, max=timedelta(minutes=10), give_up_after=timedelta(days=3)
     )
+    assert DeliveryPolicy().retry == RetryPolicy()
+    assert not DeliveryPolicy().holds_when_dead
 
 
 @pytest.mark.parametrize(
@@ -106,3 +108,11 @@ def test_hint_is_capped_at_an_hour() -> None:
 def test_long_schedule_is_not_cut_by_the_cap_of_hints() -> None:
     policy = RetryPolicy(initial=timedelta(hours=4), max=timedelta(hours=4))
     assert pause_seconds(answer(429, 86400), 1, policy, 0.5) == 7200
+
+
+@given(st.none() | st.integers(100, 599), st.none() | st.floats(0, 1e9), FAILURES, POLICIES, JITTER)
+def test_pause_is_never_negative_nor_longer_than_the_policy_or_a_hint_allows(
+    status: int | None, hint: float | None, failures: int, policy: RetryPolicy, jitter: float
+) -> None:
+    pause = pause_seconds(answer(status, hint), failures, policy, jitter)
+    assert 0 <= pause <= max(policy.max.total_seconds(), RETRY_AFTER_CAP_SECONDS)

@@ -1,27 +1,50 @@
-"""The listener for operators and Prometheus: metrics, health, readiness, reload.
+"""The listener for operators and Prometheus: metrics, health, readiness, reload, and the API.
 
-Never on the public port. Owns who may use it; what a reload or readiness means is handed in by `app`.
+Never on the public port. Owns who may use it; what a reload or readiness means is handed in by `app`, and
+what may be repaired is `repair`'s. `reading` and `changing` have the API's handlers, `parameters` what they
+take, `representation` what they give, `openapi` its description.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from prometheus_client.aiohttp import make_aiohttp_handler
 
+from relay.admin.answers import Code, errors_as_json, refusal
+from relay.admin.changing import Changing
+from relay.admin.parameters import MAX_BODY_BYTES, MAX_LINE_BYTES, OPERATOR
+from relay.admin.reading import Reading
 from relay.auth import CHALLENGE, Authenticator
 from relay.errors import ConfigError, StoreError
-from relay.listener import SERVER, error_response, json_response
+from relay.listener import json_response
 from relay.metrics import Metrics
+from relay.repair import Repairs
 from relay.store import Store
 
+__all__ = ["ANONYMOUS", "MAX_LINE_BYTES", "Admin", "Process"]
+
+ANONYMOUS = "anonymous"  # who did it, where nobody has to log in
 _OPEN_PATHS = frozenset({"/-/healthy", "/-/ready"})  # for probes, which carry no credentials
 _BACKLOG_SECONDS = 5.0  # then a scrape goes without
 _SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What the admin listener asks of the relay itself.
+
+    Attributes:
+        not_ready: returns why no webhook can be accepted, None if one can.
+        reload: takes the configuration anew, or raises ConfigError.
+    """
+
+    not_ready: Callable[[], Awaitable[str | None]]
+    reload: Callable[[], Awaitable[None]]
 
 
 class Admin:
@@ -29,33 +52,33 @@ class Admin:
 
     def __init__(
         self,
+        repairs: Repairs,
         store: Store,
         metrics: Metrics,
         now: Callable[[], float],
-        not_ready: Callable[[], Awaitable[str | None]],
-        reload: Callable[[], Awaitable[None]],
+        process: Process,
     ) -> None:
         """Make the handlers.
 
         Args:
-            store: whose backlog is shown.
+            repairs: what the API changes.
+            store: whose backlog is shown, and what the API reads.
             metrics: to be rendered.
             now: the clock.
-            not_ready: returns why no webhook can be accepted, None if one can.
-            reload: takes the configuration anew, or raises ConfigError.
+            process: the relay itself.
         """
         self.authenticator: Authenticator | None = None
+        self._routes = [*Reading(store, repairs, now).routes(), *Changing(repairs, now).routes()]
         self._store = store
         self._metrics = metrics
         self._now = now
-        self._not_ready = not_ready
-        self._reload = reload
+        self._process = process
         self._render = make_aiohttp_handler(metrics.registry)
 
     def application(self) -> web.Application:
         """Return the application, to be served once."""
         application = web.Application(
-            middlewares=[_errors_as_json, self._authenticated, _same_origin], client_max_size=64 << 10
+            middlewares=[errors_as_json, self._authenticated, _same_origin], client_max_size=MAX_BODY_BYTES
         )
         application.add_routes(
             [
@@ -63,17 +86,20 @@ class Admin:
                 web.get("/-/healthy", self._get_healthy),
                 web.get("/-/ready", self._get_ready),
                 web.post("/-/reload", self._post_reload),
+                *self._routes,
             ]
         )
         return application
 
     @web.middleware
     async def _authenticated(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if self.authenticator is not None and request.path not in _OPEN_PATHS:  # noqa: SIM102
+        request[OPERATOR] = ANONYMOUS
+        if self.authenticator is not None and request.path not in _OPEN_PATHS:
             if not await self.authenticator.authenticate(request):
-                return error_response(
-                    401, "credentials are missing or wrong", {hdrs.WWW_AUTHENTICATE: CHALLENGE}
-                )
+                message = "credentials are missing or wrong"
+                return refusal(Code.UNAUTHORIZED, message, {hdrs.WWW_AUTHENTICATE: CHALLENGE})
+            credentials = self.authenticator.parse_auth_header(request)
+            request[OPERATOR] = credentials.login if credentials else ANONYMOUS
         return await handler(request)
 
     async def _get_metrics(self, request: web.Request) -> web.StreamResponse:
@@ -93,29 +119,17 @@ class Admin:
         return json_response(200, '{"status": "healthy"}')
 
     async def _get_ready(self, _request: web.Request) -> web.StreamResponse:
-        reason = await self._not_ready()
-        return json_response(200, '{"status": "ready"}') if reason is None else error_response(503, reason)
+        reason = await self._process.not_ready()
+        if reason is not None:
+            return refusal(Code.UNAVAILABLE, reason)
+        return json_response(200, '{"status": "ready"}')
 
     async def _post_reload(self, _request: web.Request) -> web.StreamResponse:
         try:
-            await self._reload()
+            await self._process.reload()
         except ConfigError as error:
-            return json_response(
-                422, json.dumps({"error": "the configuration is invalid", "problems": error.problems})
-            )
+            return refusal(Code.UNPROCESSABLE, "the configuration is invalid", problems=error.problems)
         return json_response(200, '{"status": "reloaded"}')
-
-
-@web.middleware
-async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        response = await handler(request)
-    except web.HTTPMethodNotAllowed as error:
-        return error_response(405, "this method is not allowed here", {hdrs.ALLOW: error.headers[hdrs.ALLOW]})
-    except web.HTTPException as error:
-        return error_response(error.status, error.reason.lower())
-    response.headers[hdrs.SERVER] = SERVER
-    return response
 
 
 @web.middleware
@@ -130,5 +144,5 @@ async def _same_origin(request: web.Request, handler: Handler) -> web.StreamResp
             else origin is not None and origin.partition("//")[2] != request.host
         )
         if foreign:
-            return error_response(403, "requests from other sites are refused")
+            return refusal(Code.FORBIDDEN, "requests from other sites are refused")
     return await handler(request)

@@ -1,0 +1,138 @@
+"""The handlers of the API that change something; what they change is recorded with who asked for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from relay.admin import representation
+from relay.admin.answers import Code, RefusedError
+from relay.admin.parameters import (
+    OPERATOR,
+    Because,
+    DiscardBody,
+    Nothing,
+    ReleaseBody,
+    ReplayBody,
+    SweepBody,
+    Wanted,
+    body_of,
+    id_of,
+)
+from relay.admin.reading import answer
+from relay.pace import parse_rate
+from relay.repair import Goal, Progress, Repairs, Sweep, read_progress
+from relay.store.repair import Filter
+
+DEFAULT_PACE = "50/s"
+_NARROWING = frozenset({"id", "state", "destination", "since", "until"})
+
+
+class Changing:
+    """Replay, discard, skip, pause and resume, and what is to become of quarantined requests."""
+
+    def __init__(self, repairs: Repairs, now: Callable[[], float]) -> None:
+        self._repairs = repairs
+        self._now = now
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return what is served."""
+        return [
+            web.post("/api/v1/deliveries/{id}/replay", self._replay_one),
+            web.post("/api/v1/deliveries/{id}/discard", self._discard_one),
+            web.post("/api/v1/deliveries/{id}/skip", self._skip_one),
+            web.post("/api/v1/replay", self._replay),
+            web.post("/api/v1/discard", self._discard),
+            web.post("/api/v1/skip", self._skip),
+            web.post("/api/v1/destinations/{name}/pause", self._pause),
+            web.post("/api/v1/destinations/{name}/resume", self._resume),
+            web.post("/api/v1/quarantine/{id}/release", self._release),
+            web.post("/api/v1/quarantine/{id}/discard", self._discard_quarantined),
+        ]
+
+    async def _replay_one(self, request: web.Request) -> web.Response:
+        await body_of(request, Nothing)
+        await self._repairs.replay_one(request[OPERATOR], id_of(request, "delivery"))
+        return answer({"replayed": 1})
+
+    async def _discard_one(self, request: web.Request) -> web.Response:
+        body = await body_of(request, Because)
+        await self._repairs.discard_one(request[OPERATOR], id_of(request, "delivery"), body.reason)
+        return answer({"discarded": 1})
+
+    async def _skip_one(self, request: web.Request) -> web.Response:
+        await body_of(request, Nothing)
+        await self._repairs.skip_one(request[OPERATOR], id_of(request, "delivery"))
+        return answer({"skipped": 1})
+
+    async def _replay(self, request: web.Request) -> web.Response:
+        body = await body_of(request, ReplayBody)
+        sweep = self._sweep(request, body)
+        pace = body.pace or sweep.progress.pace or DEFAULT_PACE
+        goal = Goal(body.to, body.by_routes, parse_rate(pace))
+        return answer(representation.step_json(await self._repairs.replay(sweep, goal), "replayed"))
+
+    async def _discard(self, request: web.Request) -> web.Response:
+        body = await body_of(request, DiscardBody)
+        step = await self._repairs.discard(self._sweep(request, body), body.reason)
+        return answer(representation.step_json(step, "discarded"))
+
+    async def _skip(self, request: web.Request) -> web.Response:
+        body = await body_of(request, SweepBody)
+        step = await self._repairs.skip(self._sweep(request, body))
+        return answer(representation.step_json(step, "skipped_over"))
+
+    def _sweep(self, request: web.Request, body: SweepBody) -> Sweep:
+        """Return the step that a body asks for; durations of its filter count from the first step."""
+        _require_narrow(body.filter)
+        progress = Progress(self._now()) if body.cursor is None else read_progress(body.cursor)
+        wanted = body.filter.filter(progress.started_at)
+        return Sweep(
+            who=request[OPERATOR],
+            wanted=wanted,
+            progress=progress,
+            limit=body.limit,
+            detail=_detail(body, wanted),
+            dry_run=body.dry_run,
+        )
+
+    async def _pause(self, request: web.Request) -> web.Response:
+        await body_of(request, Nothing)
+        await self._repairs.pause(request[OPERATOR], request.match_info["name"])
+        return answer({"paused": True})
+
+    async def _resume(self, request: web.Request) -> web.Response:
+        await body_of(request, Nothing)
+        await self._repairs.resume(request[OPERATOR], request.match_info["name"])
+        return answer({"paused": False})
+
+    async def _release(self, request: web.Request) -> web.Response:
+        body = await body_of(request, ReleaseBody)
+        id_ = id_of(request, "quarantined request")
+        released = await self._repairs.release(request[OPERATOR], id_, body.to)
+        status = "duplicate" if released.duplicate else "accepted"
+        return answer({"status": status, "event": released.event, "deliveries": released.deliveries})
+
+    async def _discard_quarantined(self, request: web.Request) -> web.Response:
+        body = await body_of(request, Because)
+        id_ = id_of(request, "quarantined request")
+        await self._repairs.discard_quarantined(request[OPERATOR], id_, body.reason)
+        return answer({"discarded": 1})
+
+
+def _require_narrow(wanted: Wanted) -> None:
+    """Refuse a filter that could mean everything there is, as one without any key does."""
+    if not any(getattr(wanted, name) is not None for name in _NARROWING):
+        message = "filter: give at least one of id, state, destination, since or until"
+        raise RefusedError(Code.BAD_REQUEST, message)
+
+
+def _detail(body: SweepBody, wanted: Filter) -> dict[str, Any]:
+    """Return what was asked for, as the record of the change keeps it: with instants for durations."""
+    asked = body.model_dump(exclude_defaults=True, exclude={"cursor", "limit", "dry_run"})
+    for name, at in (("since", wanted.since), ("until", wanted.until)):
+        if at is not None:
+            asked["filter"][name] = representation.instant(at)
+    return asked

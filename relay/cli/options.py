@@ -1,0 +1,125 @@
+"""What commands share: options for the configuration, the running relay and a search; how they fail."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from relay.errors import ConfigError, RelayError
+
+if TYPE_CHECKING:
+    from relay.config import Config
+
+Command = Callable[..., None]
+
+STATES = ("pending", "in_flight", "delivered", "dead", "discarded", "unrouted")
+FILTER = ("id", "type", "status", "source", "since", "until", "state", "destination")
+
+config_option = click.option(
+    "-c",
+    "--config",
+    "config_path",
+    envvar="ITSCOPE_RELAY_CONFIG",
+    default="config.yaml",
+    show_default=True,
+    show_envvar=True,
+    type=click.Path(path_type=Path),
+    help="A configuration file, or a folder whose *.yaml make one.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="For scripts: one JSON document.")
+
+
+def fail(message: str) -> NoReturn:
+    """End with what is wrong: exit code 1."""
+    click.echo(message, err=True)
+    sys.exit(1)
+
+
+def loaded(path: Path) -> Config:
+    """Return the configuration, or end with every problem it has."""
+    from relay.config import load
+
+    try:
+        return load(path, os.environ)
+    except ConfigError as error:
+        fail(str(error))
+
+
+def login(user: str | None) -> tuple[str, str] | None:
+    """Return the name and password of NAME:PASSWORD; ask for a missing password."""
+    if user is None:
+        return None
+    name, colon, password = user.partition(":")
+    if not colon:
+        password = click.prompt(f"Password of {name}", hide_input=True, err=True)
+    return name, password
+
+
+def with_relay(command: Command) -> Command:
+    """Add --url and --user to a command, and give it a client of the running relay, as `relay`, for them."""
+
+    @click.option(
+        "--url",
+        envvar="ITSCOPE_RELAY_ADMIN_URL",
+        default="http://127.0.0.1:8081",
+        show_default=True,
+        show_envvar=True,
+        help="Where the relay's admin listener is.",
+    )
+    @click.option(
+        "--user",
+        envvar="ITSCOPE_RELAY_ADMIN_USER",
+        show_envvar=True,
+        metavar="NAME[:PASSWORD]",
+        help="A login of admin.auth; asks for a missing password.",
+    )
+    @functools.wraps(command)
+    def connected(url: str, user: str | None, **options: Any) -> None:
+        from relay.client import Client
+
+        if not re.match(r"https?://[^/]", url):
+            raise click.BadParameter("must be http:// or https:// and an address", param_hint="--url")
+        try:
+            with Client(url, login(user)) as relay:
+                command(relay=relay, **options)
+        except RelayError as error:
+            fail(str(error))
+
+    return connected
+
+
+def with_filter(command: Command) -> Command:
+    """Add the options that say which events or deliveries are meant; the command gets them as `wanted`."""
+
+    @click.option("--id", help="Any id: of the event, order, document or transaction.")
+    @click.option("--type", help="The eventType, such as INVOICE.")
+    @click.option("--status", help="The transactionStatus, such as CANCELLED.")
+    @click.option("--source", help="The source it came from.")
+    @click.option("--since", metavar="WHEN", help="Not before: 7d, 30m (so long ago), 2026-11-22T08:00:00Z.")
+    @click.option("--until", metavar="WHEN", help="Before that.")
+    @click.option("--state", type=click.Choice(STATES), help="With a delivery in it; unrouted: with none.")
+    @click.option("--destination", help="With a delivery to it.")
+    @functools.wraps(command)
+    def filtered(**options: Any) -> None:
+        given = {name: options.pop(name) for name in FILTER}
+        command(wanted={name: value for name, value in given.items() if value is not None}, **options)
+
+    return filtered
+
+
+def limit_option(default: int) -> Callable[[Command], Command]:
+    """Return an option that bounds a list."""
+    return click.option(
+        "--limit",
+        type=click.IntRange(1, 100_000),
+        default=default,
+        show_default=True,
+        help="How many at most.",
+    )

@@ -1,0 +1,158 @@
+"""The command `quarantine`: what was authenticated but is no webhook, and what shall become of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from relay.cli.looking import listing, show
+from relay.cli.options import json_option, limit_option, with_relay
+from relay.cli.printing import instant, number_of, size
+
+if TYPE_CHECKING:
+    from relay.client import Client, Json
+
+_HEADS = ("ID", "LAST CAME", "TIMES", "SOURCE", "REASON", "SIZE", "DETAIL")
+
+
+class _ListsByItself(click.Group):
+    """A group that lists when no other command is named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if not args or (args[0].startswith("-") and args[0] not in {"-h", "--help"}):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+@click.group(cls=_ListsByItself)
+def quarantine() -> None:
+    """Show what could not be read as a webhook, and release or discard it. By itself it lists.
+
+    \b
+    Examples:
+      itscope-relay quarantine
+      itscope-relay quarantine show 5
+      itscope-relay quarantine release 5 --to erp
+    """
+
+
+@quarantine.command("list")
+@click.option("--source", help="Of this source.")
+@limit_option(50)
+@json_option
+@with_relay
+def list_(relay: Client, source: str | None, limit: int, *, as_json: bool) -> None:
+    """List what is in quarantine, the newest first.
+
+    \b
+    Example:
+      itscope-relay quarantine list --source itscope
+    """
+
+    def row(request: Json) -> tuple[Any, ...]:
+        last, detail = instant(request["last_received_at"]), request["detail"]
+        shown = size(request["size"])
+        return request["id"], last, request["times"], request["source"], request["reason"], shown, detail
+
+    found = listing(relay, "quarantine", limit, source=source)
+    show(found, _HEADS, row, "nothing is in quarantine", as_json=as_json)
+
+
+@quarantine.command("show")
+@click.argument("id_", metavar="ID", type=click.IntRange(1))
+@json_option
+@with_relay
+def show_(relay: Client, id_: int, *, as_json: bool) -> None:
+    """Show one request with its text, as far as it is one; what a terminal can't show is replaced.
+
+    \b
+    Example:
+      itscope-relay quarantine show 5
+    """
+    request = relay.get("quarantine", id_)
+    if as_json:
+        click.echo(json.dumps(request, indent=2))
+        return
+    click.echo(f"{request['id']}: {request['reason']}, from {request['source']}: {request['detail']}")
+    click.echo(f"  came {request['received_at']}, last {request['last_received_at']}, {request['times']} x")
+    click.echo(f"  {request['content_type']}, {size(request['size'])}\n")
+    click.echo(
+        "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in request["text"])
+    )
+
+
+@quarantine.command()
+@click.argument("id_", metavar="ID", type=click.IntRange(1))
+@with_relay
+def body(relay: Client, id_: int) -> None:
+    """Print the body of a request as it was received, and nothing else.
+
+    \b
+    Example:
+      itscope-relay quarantine body 5 > body.bin
+    """
+    click.echo(relay.read("quarantine", id_, "body"), nl=False)
+
+
+@quarantine.command()
+@click.argument("id_", metavar="ID", type=click.IntRange(1))
+@click.option(
+    "--to", metavar="DESTINATION", multiple=True, help="To this one, instead of by the routes; repeatable."
+)
+@json_option
+@with_relay
+def release(relay: Client, id_: int, to: tuple[str, ...], *, as_json: bool) -> None:
+    """Accept a request as an event after all, and deliver it as it is.
+
+    It goes where the routes in force send it, as far as it can be read, or --to where you say.
+
+    \b
+    Examples:
+      itscope-relay quarantine release 5
+      itscope-relay quarantine release 5 --to erp --to crm
+    """
+    done = relay.post("quarantine", id_, "release", to=list(to) or None)
+    if as_json:
+        click.echo(json.dumps(done))
+    elif done["status"] == "duplicate":
+        click.echo(
+            f"{id_}: was accepted before with the same bytes; it stays in quarantine, discard it there"
+        )
+    else:
+        owed = number_of(done["deliveries"], "delivery") if done["deliveries"] else "unrouted"
+        click.echo(f"{id_}: accepted as event {done['event']}, {owed}")
+
+
+@quarantine.command()
+@click.argument("ids", metavar="ID...", nargs=-1, required=True, type=click.IntRange(1))
+@click.option("--reason", required=True, help="Why; it is kept in the list of changes.")
+@json_option
+@with_relay
+def discard(relay: Client, ids: tuple[int, ...], reason: str, *, as_json: bool) -> None:
+    """Delete requests from quarantine for good.
+
+    \b
+    Example:
+      itscope-relay quarantine discard 5 6 --reason 'somebody tried curl'
+    """
+    from relay.client import RefusedError
+
+    refused: dict[int, str] = {}
+    for id_ in ids:
+        try:
+            relay.post("quarantine", id_, "discard", reason=reason)
+        except RefusedError as error:
+            if error.status not in {404, 409}:
+                raise
+            refused[id_] = str(error)
+            click.echo(f"{id_}: {error}", err=True)
+        else:
+            if not as_json:
+                click.echo(f"{id_}: discarded")
+    if as_json:
+        click.echo(json.dumps({"discarded": len(ids) - len(refused), "refused": refused}))
+    if refused:
+        sys.exit(1)

@@ -1,0 +1,99 @@
+"""What a lane holds of one kind of deliveries, first attempts or the others: its room, and the queue in it.
+
+Bounded in number and bytes. When to claim more, and when to send, is the lane's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection
+
+from relay.model import Delivery
+
+ROOM = 256  # deliveries that are held in memory at the most, those being sent included
+ROOM_BYTES = 4 << 20  # of their bodies
+
+
+class Intake:
+    """Claims in memory, until each is recorded or released.
+
+    Attributes:
+        fresh: whether it holds first attempts.
+        backlogged: the store may have due deliveries of this kind that aren't here: they go first.
+        claim_at: when to look at the store again, on the clock that never goes back.
+        waiting: claims that nobody has begun to send.
+        sending: how many somebody has.
+    """
+
+    def __init__(self, *, fresh: bool) -> None:
+        self.fresh = fresh
+        self.backlogged = True
+        self.claim_at = 0.0
+        self.waiting: deque[Delivery] = deque()
+        self.sending = 0
+        self._held: dict[tuple[int, int], Delivery] = {}
+        self._held_bytes = 0
+        self._reserved = 0
+        self._reserved_bytes = 0
+
+    @property
+    def held(self) -> Collection[Delivery]:
+        """The claims, by delivery and token."""
+        return self._held.values()
+
+    @property
+    def idle(self) -> bool:
+        """Whether it holds nothing and expects nothing."""
+        return not self._held and not self._reserved
+
+    @property
+    def room(self) -> int:
+        """How many more it can hold."""
+        return ROOM - len(self._held) - self._reserved
+
+    @property
+    def room_bytes(self) -> int:
+        """How many more bytes of bodies it can hold."""
+        return ROOM_BYTES - self._held_bytes - self._reserved_bytes
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether a claim is worth a transaction: for many at once, or if there is nothing to do."""
+        room = self.room
+        return self.room_bytes > 0 and (room >= ROOM // 4 or (room > 0 and not self.waiting))
+
+    def reserve(self, size: int) -> bool:
+        """Keep room for one delivery that is about to be stored, if there is some and nothing older waits."""
+        if self.backlogged or self.room <= 0 or self.room_bytes < size:
+            return False
+        self._reserved += 1
+        self._reserved_bytes += size
+        return True
+
+    def settle(self, size: int, delivery: Delivery | None) -> None:
+        """Use a reservation for the delivery that was stored, or give it back."""
+        self._reserved -= 1
+        self._reserved_bytes -= size
+        if delivery is not None:
+            self.take(delivery)
+
+    def take(self, delivery: Delivery) -> None:
+        """Hold a claim."""
+        self._held[delivery.id, delivery.token] = delivery
+        self._held_bytes += len(delivery.event.body)
+        self.waiting.append(delivery)
+
+    def begin(self) -> Delivery:
+        """Return the one that has waited longest, to be sent."""
+        self.sending += 1
+        return self.waiting.popleft()
+
+    def put_back(self, delivery: Delivery) -> None:
+        """Let one wait again that was not sent after all, before the others."""
+        self.sending -= 1
+        self.waiting.appendleft(delivery)
+
+    def drop(self, delivery: Delivery) -> None:
+        """Forget a claim."""
+        del self._held[delivery.id, delivery.token]
+        self._held_bytes -= len(delivery.event.body)

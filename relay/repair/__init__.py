@@ -1,0 +1,40 @@
+"""What operators do by hand: replay, discard, skip, pause, and what is to become of quarantined requests.
+
+Owns which deliveries are meant and may be changed, one bounded step at a time. `plan` says what follows from
+a replay, `progress` what travels between steps. Who may ask, and in which form, is left to `admin`; the
+change itself and its record to the store.
+"""
+
+from relay.repair.plan import RepairConfig
+from relay.repair.progress import (
+    MAX_ID,
+    MAX_STEP,
+    Goal,
+    Progress,
+    Refusal,
+    RepairRefusedError,
+    Step,
+    Sweep,
+    a_cursor,
+    a_pace,
+    read_progress,
+)
+from relay.repair.repairs import Lanes, Released, Repairs
+
+__all__ = [
+    "MAX_ID",
+    "MAX_STEP",
+    "Goal",
+    "Lanes",
+    "Progress",
+    "Refusal",
+    "Released",
+    "RepairConfig",
+    "RepairRefusedError",
+    "Repairs",
+    "Step",
+    "Sweep",
+    "a_cursor",
+    "a_pace",
+    "read_progress",
+]

@@ -1,0 +1,164 @@
+"""What a repair in steps is asked for, what one step did, and where the next one goes on.
+
+Owns the text that carries the progress through the client, who may have changed it. Pure.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from relay.errors import RelayError
+from relay.pace import Rate, parse_rate
+from relay.store.cursor import decode
+from relay.store.repair import Filter
+
+MAX_STEP = 500  # events or deliveries that one step looks at
+MAX_ID = 2**63 - 1  # of a store
+_MAX_INSTANT = 8e9  # the year 2223: far from where arithmetic with dates ends
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Refusal(Enum):
+    """Why a repair can't be done."""
+
+    BAD_REQUEST = auto()
+    NOT_FOUND = auto()
+    CONFLICT = auto()
+    UNPROCESSABLE = auto()
+
+
+class RepairRefusedError(RelayError):
+    """A repair can't be done; nothing was changed."""
+
+    def __init__(self, refusal: Refusal, message: str) -> None:
+        super().__init__(message)
+        self.refusal = refusal
+
+
+def a_cursor(text: str) -> str:
+    """Return a cursor of the store as it is.
+
+    Raises:
+        ValueError: it is none.
+    """
+    decode(text)
+    return text
+
+
+def a_pace(text: str) -> str:
+    """Return the pace of a replay as it is written.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if parse_rate(text).burst != 1:
+        raise ValueError("a pace has no burst; write it as 50/s, 100/min or 1000/h")
+    return text
+
+
+_Instant = Annotated[float, Field(ge=0, le=_MAX_INSTANT)]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a repair in steps has come.
+
+    Attributes:
+        started_at: when its first step was made; it is for what was received until then.
+        after: where the store goes on; None at the beginning of a phase.
+        change: the record of the change, None before the first one.
+        phase: which of the states that it goes through.
+        due_at: when the next delivery becomes due at the earliest.
+        pace: as it was written.
+    """
+
+    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+
+    started_at: _Instant
+    after: Annotated[str, AfterValidator(a_cursor)] | None = None
+    change: Annotated[int, Field(ge=1, le=MAX_ID)] | None = None
+    phase: Annotated[int, Field(ge=0, le=1)] = 0
+    due_at: _Instant = 0.0
+    pace: Annotated[str, AfterValidator(a_pace)] | None = None
+
+    def __str__(self) -> str:
+        """Return the text for the client."""
+        return base64.urlsafe_b64encode(_ADAPTER.dump_json(self)).decode()
+
+
+_ADAPTER = TypeAdapter(Progress)
+
+
+def read_progress(text: str) -> Progress:
+    """Return the progress that a client sent back.
+
+    Raises:
+        RepairRefusedError: it isn't one that a step could have given.
+    """
+    try:
+        progress = _ADAPTER.validate_json(base64.b64decode(text.encode(), altchars=b"-_", validate=True))
+    except (binascii.Error, UnicodeEncodeError, ValidationError, ValueError) as error:
+        raise RepairRefusedError(
+            Refusal.BAD_REQUEST, "cursor: send back what the step before gave as next"
+        ) from error
+    return progress
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A repair of all that a filter finds, as one step of it is asked for.
+
+    Attributes:
+        who: the operator.
+        wanted: what it is for.
+        progress: where this step begins.
+        limit: how many events, or deliveries, this step looks at.
+        detail: what was asked for, for the record of the change.
+        dry_run: nothing is changed, and the answer is what would be.
+    """
+
+    who: str
+    wanted: Filter
+    progress: Progress
+    limit: int
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """Where a replay goes.
+
+    Attributes:
+        to: this destination only; None: each delivery again where it went, or all of `by_routes`.
+        by_routes: where the routes in force send the event.
+        pace: so many deliveries become due in a time.
+    """
+
+    to: str | None
+    by_routes: bool
+    pace: Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one step did.
+
+    Attributes:
+        done: how many deliveries, or with `dry_run` how many it would be.
+        skipped: found, but left as they are.
+        by_destination: of those done.
+        next: where the next step goes on, None at the end.
+    """
+
+    done: int
+    skipped: int
+    by_destination: Mapping[str, int]
+    next: Progress | None

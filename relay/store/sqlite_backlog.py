@@ -1,0 +1,105 @@
+"""What each destination is still owed: counts kept on the event loop after each commit.
+
+So a scrape need not count. Owns those counts, and the query for the oldest of what is owed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import apsw
+
+from relay.model import Acceptance, DeliveryState, Owed
+from relay.store import Backlog
+
+_OPEN_STATES = (DeliveryState.PENDING, DeliveryState.IN_FLIGHT, DeliveryState.DEAD)
+
+
+class OpenCounts:
+    """The number of open deliveries by destination and state."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        """Count what is stored, from the indexes of the open states alone."""
+        self._counts: dict[tuple[str, DeliveryState], int] = {
+            (destination, state): number
+            for state in _OPEN_STATES
+            for destination, number in connection.execute(
+                f"SELECT destination, count(*) FROM deliveries WHERE state = '{state.value}' GROUP BY 1"  # noqa: S608
+            )
+        }
+
+    @property
+    def destinations(self) -> list[str]:
+        """Everybody who is or was owed something."""
+        return sorted({destination for destination, _ in self._counts})
+
+    def backlogs(self, oldest: Mapping[str, float | None]) -> dict[str, Backlog]:
+        """Return what those are owed whose oldest delivery is given."""
+        return {
+            destination: Backlog(
+                {state: self._counts.get((destination, state), 0) for state in _OPEN_STATES}, at
+            )
+            for destination, at in oldest.items()
+        }
+
+    def accept(self, acceptance: Acceptance, owed: Mapping[str, Owed]) -> None:
+        """Count the deliveries of an event that was accepted, unless it was a duplicate."""
+        if acceptance.duplicate:
+            return
+        claimed = {delivery.destination for delivery in acceptance.claimed}
+        for destination in owed:
+            state = DeliveryState.IN_FLIGHT if destination in claimed else DeliveryState.PENDING
+            self.move(destination, None, state)
+
+    def put_back(self, destinations: Iterable[str]) -> None:
+        """Count deliveries whose claim was given back or ran out, each by its destination."""
+        for destination in destinations:
+            self.move(destination, DeliveryState.IN_FLIGHT, DeliveryState.PENDING)
+
+    def move(self, destination: str, old: DeliveryState | None, new: DeliveryState, number: int = 1) -> None:
+        """Count deliveries of a destination that changed their state; from None: new ones."""
+        for state, change in ((old, -number), (new, number)):
+            if state in _OPEN_STATES:
+                key = (destination, state)
+                self._counts[key] = self._counts.get(key, 0) + change
+
+
+def oldest_open(connection: apsw.Connection, destinations: Sequence[str]) -> dict[str, float | None]:
+    """Return when the oldest delivery that isn't finished was accepted, by destination.
+
+    Of those pending that are fresh, due_at is when they were accepted; of the others, and of those whose
+    turn it isn't, an index by acceptance is kept. So the first of each, and the few in flight, tell.
+    """
+    in_flight: dict[Any, Any] = dict(
+        connection.execute(
+            "SELECT destination, min(accepted_at) FROM deliveries WHERE state = 'in_flight' GROUP BY 1"
+        )
+    )
+    return {
+        destination: min(
+            (
+                at
+                for at in (
+                    _first(
+                        connection, destination, "due_at", "state = 'pending' AND blocked = 0 AND fresh = 1"
+                    ),
+                    _first(connection, destination, "accepted_at", "state = 'pending' AND fresh = 0"),
+                    _first(connection, destination, "accepted_at", "blocked = 1"),
+                    in_flight.get(destination),
+                )
+                if at is not None
+            ),
+            default=None,
+        )
+        for destination in destinations
+    }
+
+
+def _first(connection: apsw.Connection, destination: str, instant: str, which: str) -> float | None:
+    found: float | None = connection.execute(
+        f"SELECT {instant} FROM deliveries WHERE destination = ? AND {which}"  # noqa: S608
+        f" ORDER BY {instant} LIMIT 1",
+        (destination,),
+    ).get
+    return found

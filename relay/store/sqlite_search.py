@@ -1,0 +1,211 @@
+"""Where a page of a search looks, as parts of SQL.
+
+What one page costs doesn't depend on how much is stored. What is rare (an id, an open state, unrouted events)
+is gathered from an index that holds nothing else; anything else, and what is rare no longer, is found by
+walking the events in order of acceptance, so many a page. Both give the same order, so a search may change
+from one to the other between its pages, and what is repaired between them moves nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import apsw
+
+from relay.model import DeliveryState
+from relay.store.cursor import LAST_ID, Position, beginning, decode
+from relay.store.repair import Filter, Page
+
+# Events that one page looks at: some ten milliseconds, in which the event loop gets its turns.
+MAX_LOOKED_AT = 5_000
+
+_GATHERED_BY_STATE = {
+    DeliveryState.PENDING: (
+        "SELECT event FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND blocked = 0{to}"
+        " UNION ALL SELECT event FROM deliveries INDEXED BY deliveries_blocked WHERE blocked = 1{to}"
+    ),
+    DeliveryState.IN_FLIGHT: (
+        "SELECT event FROM deliveries INDEXED BY deliveries_in_flight WHERE state = 'in_flight'{to}"
+    ),
+    DeliveryState.DEAD: "SELECT event FROM deliveries INDEXED BY deliveries_dead WHERE state = 'dead'{to}",
+}
+# Ids are unique within their source: the few sources are found by leaping from one to the next in that index.
+_GATHERED_BY_ID = (
+    "SELECT e.id FROM ("
+    " WITH RECURSIVE sources (source) AS (SELECT min(source) FROM events UNION ALL"
+    " SELECT (SELECT min(source) FROM events WHERE source > s.source) FROM sources AS s"
+    " WHERE s.source IS NOT NULL) SELECT source FROM sources WHERE source IS NOT NULL) AS s"
+    " CROSS JOIN events AS e ON e.source = s.source AND e.event_id = :any_id"
+    " UNION ALL SELECT id FROM events INDEXED BY events_order_id WHERE order_id = :any_id"
+    " UNION ALL SELECT id FROM events INDEXED BY events_itscope_order_id WHERE itscope_order_id = :any_id"
+    " UNION ALL SELECT id FROM events INDEXED BY events_document_id WHERE document_id = :any_id"
+    " UNION ALL SELECT id FROM events INDEXED BY events_transaction_id WHERE transaction_id = :any_id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The events that one page looks at, as the middle of a SELECT in which they are called `e`.
+
+    Attributes:
+        events: what stands after FROM.
+        where: what they must fulfil; that at the page's edge does, whoever selects cuts there.
+        order: what stands after ORDER BY.
+        end: behind the last event looked at; None: there are no more.
+    """
+
+    events: str
+    where: str
+    order: str
+    bindings: dict[str, Any]
+    end: Position | None
+
+
+def search_for(connection: apsw.Connection, wanted: Filter, page: Page) -> Search:
+    """Return where a page looks for events, whatever is wanted of their deliveries."""
+    bindings = _bindings(wanted, page)
+    order = f"e.received_at {direction(page)}, e.id {direction(page)}"
+    where = [_in_range(page), *_about_event(wanted)]
+    gathered = _gathered(connection, wanted, bindings)
+    if gathered is not None:
+        bindings["gathered"] = json.dumps(sorted(set(gathered)))
+        events = "json_each(:gathered) AS g CROSS JOIN events AS e ON e.id = g.value"
+        return Search(events, " AND ".join(where), order, bindings, None)
+    end = _end(connection, page, order, bindings)
+    if end is not None:
+        until = ">=" if page.newest_first else "<="
+        where.append(f"(+e.received_at, e.id) {until} (:end_at, :end_id)")
+        edge = "low" if page.newest_first else "high"
+        bindings |= {"end_at": end.at, "end_id": end.id, edge: end.at}
+    return Search("events AS e INDEXED BY events_received", " AND ".join(where), order, bindings, end)
+
+
+def about_delivery(wanted: Filter) -> str:
+    """Return what a delivery, called `d`, must fulfil."""
+    given = {
+        "+d.state = :state": wanted.state,
+        "+d.destination = :destination": wanted.destination,
+        "+d.id = :wanted_delivery": wanted.delivery,
+    }
+    return " AND ".join([condition for condition, value in given.items() if value is not None] or ["1"])
+
+
+def has_delivery(wanted: Filter) -> str:
+    """Return what an event must fulfil to have a delivery that is wanted."""
+    if (condition := about_delivery(wanted)) == "1":
+        return "1"
+    return (
+        "EXISTS (SELECT 1 FROM deliveries AS d INDEXED BY deliveries_event"  # noqa: S608
+        f" WHERE d.event = e.id AND {condition})"
+    )
+
+
+def begins_after(page: Page) -> Position:
+    """Return the last position of the page before.
+
+    Raises:
+        ValueError: the cursor is none.
+    """
+    return beginning(newest_first=page.newest_first) if page.cursor is None else decode(page.cursor)
+
+
+def direction(page: Page) -> str:
+    """Return how a page is sorted."""
+    return "DESC" if page.newest_first else "ASC"
+
+
+def beyond(page: Page) -> str:
+    """Return how what is on a page compares to the last position of the page before."""
+    return "<" if page.newest_first else ">"
+
+
+def behind(page: Page) -> int:
+    """Return the place behind all deliveries of an event."""
+    return 0 if page.newest_first else LAST_ID
+
+
+def _in_range(page: Page) -> str:
+    """Return what events must fulfil to lie on a page.
+
+    The first conditions alone are for the index; a plus keeps SQLite from using it with another.
+    """
+    return (
+        "e.received_at >= :low AND e.received_at <= :high AND +e.received_at < :until"
+        f" AND (+e.received_at, e.id) {beyond(page)}= (:at, :id)"
+    )
+
+
+def _about_event(wanted: Filter) -> list[str]:
+    ids = "e.event_id, e.order_id, e.itscope_order_id, e.document_id, e.transaction_id"
+    given = {
+        f":any_id IN ({ids})": wanted.any_id,
+        "+e.event_type = :event_type": wanted.event_type,
+        "+e.transaction_status = :transaction_status": wanted.transaction_status,
+        "+e.source = :source": wanted.source,
+        "+e.unrouted = 1": wanted.unrouted or None,
+    }
+    return [condition for condition, value in given.items() if value is not None]
+
+
+def _bindings(wanted: Filter, page: Page) -> dict[str, Any]:
+    after = begins_after(page)
+    since = beginning(newest_first=False).at if wanted.since is None else wanted.since
+    until = beginning(newest_first=True).at if wanted.until is None else wanted.until
+    return {
+        **after._asdict(),
+        "low": since if page.newest_first else max(since, after.at),
+        "high": min(until, after.at) if page.newest_first else until,
+        "until": until,
+        "any_id": wanted.any_id,
+        "event_type": wanted.event_type,
+        "transaction_status": wanted.transaction_status,
+        "source": wanted.source,
+        "state": wanted.state and wanted.state.value,
+        "destination": wanted.destination,
+        "wanted_delivery": None if wanted.delivery is None else min(wanted.delivery, LAST_ID),
+        "limit": page.limit + 1,
+    }
+
+
+def _gathered(connection: apsw.Connection, wanted: Filter, bindings: dict[str, Any]) -> list[int] | None:
+    """Return the events that can be meant, where something rare is asked for; None if they are many."""
+    for rare in _rare(wanted):
+        found: list[int] = json.loads(
+            connection.execute(
+                f"SELECT json_group_array(event) FROM (SELECT NULL AS event WHERE 0 UNION ALL {rare}"  # noqa: S608
+                f" LIMIT {MAX_LOOKED_AT + 1})",
+                bindings,
+            ).get
+        )
+        if len(found) <= MAX_LOOKED_AT:
+            return found
+    return None
+
+
+def _rare(wanted: Filter) -> Iterator[str]:
+    """Yield queries that each find all events that can be meant, and perhaps some more."""
+    if wanted.delivery is not None:
+        yield "SELECT event FROM deliveries WHERE id = :wanted_delivery"
+    if wanted.any_id is not None:
+        yield _GATHERED_BY_ID
+    if wanted.state in _GATHERED_BY_STATE:
+        to = "" if wanted.destination is None else " AND destination = :destination"
+        yield _GATHERED_BY_STATE[wanted.state].format(to=to)
+    if wanted.unrouted:
+        yield "SELECT id FROM events INDEXED BY events_unrouted WHERE unrouted = 1"
+
+
+def _end(connection: apsw.Connection, page: Page, order: str, bindings: dict[str, Any]) -> Position | None:
+    """Return the last event that a walk looks at, from the index by acceptance alone."""
+    found = connection.execute(
+        "SELECT json_array(e.received_at, e.id) FROM events AS e INDEXED BY events_received"  # noqa: S608
+        f" WHERE {_in_range(page)} ORDER BY {order} LIMIT 1 OFFSET {MAX_LOOKED_AT - 1}",
+        bindings,
+    ).get
+    if found is None:
+        return None
+    at, id_ = json.loads(found)
+    return Position(at, id_, behind(page))

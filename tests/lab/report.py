@@ -1,0 +1,82 @@
+"""What a run came to: figures, and what of them is a fault."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.lab.points import Point
+
+_SHOWN = 10
+
+
+@dataclass(slots=True)
+class Report:
+    """Figures of a run, or of a part of it.
+
+    Attributes:
+        kills: by point.
+        owing: those of them at which something acknowledged had not reached every receiver.
+        missed: kills at a deadline, since the point did not come.
+        acknowledged: webhooks answered 200.
+        delivered: of their deliveries, those that were taken.
+        lost: the others.
+        retried: requests that were answered 503.
+        duplicates: deliveries taken again.
+        repeatable: the bound of those: deliveries that had been taken, or still were being, when the relay
+            died, while its store said `in_flight`. Each allows one repetition of that very delivery.
+        most_repeatable: the most of them at one kill.
+        faults: a sentence for everything that must not be.
+    """
+
+    kills: Counter[Point] = field(default_factory=Counter)
+    owing: Counter[Point] = field(default_factory=Counter)
+    missed: int = 0
+    acknowledged: int = 0
+    delivered: int = 0
+    lost: int = 0
+    retried: int = 0
+    duplicates: int = 0
+    repeatable: int = 0
+    most_repeatable: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    @property
+    def killed(self) -> int:
+        return self.kills.total() + self.missed
+
+    def add(self, part: Report) -> None:
+        """Add the figures of a part."""
+        self.kills += part.kills
+        self.owing += part.owing
+        self.missed += part.missed
+        self.acknowledged += part.acknowledged
+        self.delivered += part.delivered
+        self.lost += part.lost
+        self.retried += part.retried
+        self.duplicates += part.duplicates
+        self.repeatable += part.repeatable
+        self.most_repeatable = max(self.most_repeatable, part.most_repeatable)
+        self.faults += part.faults
+
+    def text(self) -> str:
+        """Return the report as it is read."""
+        width = max(len(point.value) for point in Point) + 2
+        lines = [
+            f"{'kills':{width}} {self.killed:8}",
+            *(
+                f"  {point.value:{width - 2}} {number:8}   {self.owing[point]} with deliveries owed"
+                for point in Point
+                if (number := self.kills[point])
+            ),
+            *([f"  {'at a deadline':{width - 2}} {self.missed:8}"] if self.missed else []),
+            f"{'acknowledged':{width}} {self.acknowledged:8}",
+            f"{'delivered':{width}} {self.delivered:8}",
+            f"{'lost':{width}} {self.lost:8}",
+            f"{'answered 503 and retried':{width}} {self.retried:8}",
+            f"{'duplicates':{width}} {self.duplicates:8}   of at most {self.repeatable}",
+            f"{'':{width}} {'':8}   taken but not recorded at a kill; at most {self.most_repeatable} at one",
+            f"{'faults':{width}} {len(self.faults):8}",
+            *(f"  {fault}" for fault in self.faults[:_SHOWN]),
+        ]
+        return "\n".join([*lines, *(["  ..."] if len(self.faults) > _SHOWN else [])])
