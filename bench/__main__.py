@@ -165,7 +165,7 @@ def replay(folder: Path, seconds: float, rounds: int, rate: float = 200.0) -> No
     Two relays with the same past take turns; one of them makes all the replays in its first round and goes
     on delivering them, at the pace asked for, through the others.
     """
-    events, pace = 100_000, 200
+    events, pace = 100_000, 50
     past = folder / "past.db"
     history.make(past, events, 3)
 

@@ -134,7 +134,8 @@ class Relay:
         async with self._reloading:  # one that is under way must not start lanes behind the drain
             self._ingress.draining = True
         await self.public.stop_listening()
-        grace = self._config.server.drain_timeout.total_seconds()
+        # Without a store, nothing can be recorded that is worth waiting for.
+        grace = 0.0 if self._store.died.done() else self._config.server.drain_timeout.total_seconds()
         await asyncio.gather(self._finish_webhooks(grace), self._dispatcher.drain(grace))
 
     async def _finish_webhooks(self, grace_seconds: float) -> None:

@@ -95,7 +95,7 @@ class Client:
         """Take all steps of a repair, one after the other, and yield what each did."""
         cursor: str | None = None
         while True:
-            done = self.post(name, **body, cursor=cursor, limit=PAGE)
+            done = self.post(name, **body, cursor=cursor)
             yield done
             cursor = done["next"]
             if cursor is None:

@@ -32,6 +32,7 @@ from relay.store import Store
 _log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  # how long something due may go unnoticed that nobody announced
+GATHER_SECONDS = 0.02  # at least, before something is claimed that becomes due
 LAST_RECORD_SECONDS = 2.0  # for the store to take the last attempts of a lane that closes
 PAUSE_SECONDS = 1.0  # between tries to reach a store, or to get a socket, where there is none
 LOOK_SECONDS = 30.0  # a maintenance window is noticed by then at the latest, should the wall clock jump
@@ -372,7 +373,9 @@ class Lane:
 
     def _claim_by(self, intake: Intake, due_at: float) -> None:
         """Look at the store again when something becomes due there."""
-        intake.claim_at = min(intake.claim_at, self._clock() + max(0.0, due_at - self._now()))
+        # What becomes due one after the other, as replays do, needn't take a transaction each.
+        pause = max(GATHER_SECONDS, due_at - self._now())
+        intake.claim_at = min(intake.claim_at, self._clock() + pause)
         self._wake.set()
 
     async def _put_back(self) -> None:

@@ -21,7 +21,7 @@ from relay.errors import BadPayloadError
 from relay.listener import JSON
 from relay.model import DeliveryState
 from relay.payload import parse
-from relay.repair import MAX_ID, MAX_STEP, a_cursor, a_pace
+from relay.repair import MAX_ID, MAX_STEP, USUAL_STEP, a_cursor, a_pace
 from relay.store.repair import Filter, Page
 from relay.units import parse_duration
 
@@ -181,7 +181,7 @@ class SweepBody(Nothing):
     filter: Wanted
     dry_run: bool = False
     cursor: Cursor | None = None
-    limit: Limit = MAX_STEP
+    limit: Limit = USUAL_STEP
 
 
 class ReplayBody(SweepBody):

@@ -13,7 +13,7 @@ from relay.admin.parameters import (
     STATES,
 )
 from relay.model import DeliveryState
-from relay.repair import MAX_ID, MAX_STEP
+from relay.repair import MAX_ID, MAX_STEP, USUAL_STEP
 from relay.routing import Finding
 
 Schema = dict[str, Any]
@@ -145,7 +145,7 @@ _SWEEP: dict[str, Schema] = {
     "filter": ref("Filter"),
     "dry_run": {"type": "boolean", "default": False, "description": "Count what would be done"},
     "cursor": {**nullable(CURSOR), "description": "What the step before gave as next"},
-    "limit": {**LIMIT, "default": MAX_STEP},
+    "limit": {**LIMIT, "default": USUAL_STEP},
 }
 
 

@@ -9,6 +9,7 @@ from relay.repair.plan import RepairConfig
 from relay.repair.progress import (
     MAX_ID,
     MAX_STEP,
+    USUAL_STEP,
     Goal,
     Progress,
     Refusal,
@@ -24,6 +25,7 @@ from relay.repair.repairs import Lanes, Released, Repairs
 __all__ = [
     "MAX_ID",
     "MAX_STEP",
+    "USUAL_STEP",
     "Goal",
     "Lanes",
     "Progress",

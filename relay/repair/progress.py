@@ -20,6 +20,10 @@ from relay.store.cursor import decode
 from relay.store.repair import Filter
 
 MAX_STEP = 500  # events or deliveries that one step looks at
+# A step is one transaction that webhooks wait for, and takes the event loop's time: a few milliseconds, and a
+# rest after it that lets everything else come first.
+USUAL_STEP = 50
+REST_SECONDS = 0.05
 MAX_ID = 2**63 - 1  # of a store
 _MAX_INSTANT = 8e9  # the year 2223: far from where arithmetic with dates ends
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

@@ -15,7 +15,7 @@ from relay.metrics import Metrics
 from relay.model import DeliveryState, LaneState
 from relay.payload import order_key
 from relay.repair.plan import OPEN, RepairConfig, needs_bodies, payload_of, plan
-from relay.repair.progress import Goal, Progress, Refusal, RepairRefusedError, Step, Sweep
+from relay.repair.progress import REST_SECONDS, Goal, Progress, Refusal, RepairRefusedError, Step, Sweep
 from relay.repair.quarantined import admitted
 from relay.store import Store
 from relay.store.repair import Change, Changed, DeliveryRecord, EventRecord, Filter, Found, Page, Replay
@@ -137,6 +137,7 @@ class Repairs:
             change = Change(sweep.who, now, "replay", sweep.detail, progress.change)
             changed = await self._store.replay(change, planned.replays)
             self._replayed(sweep.who, changed, destinations)
+            await asyncio.sleep(REST_SECONDS)
         return _step(
             changed,
             destinations,
@@ -161,6 +162,7 @@ class Repairs:
             change = Change(sweep.who, self._now(), "discard", sweep.detail, progress.change)
             changed = await self._store.discard(change, [delivery.id for delivery in found.items], reason)
             self._discarded(sweep.who, changed, found.items)
+            await asyncio.sleep(REST_SECONDS)
         following = _next(progress, found.next, changed.id)
         if following is None and progress.phase + 1 < len(states):
             change_id = changed.id or progress.change
@@ -179,6 +181,7 @@ class Repairs:
             change = Change(sweep.who, self._now(), "skip", sweep.detail, progress.change)
             changed = await self._store.skip(change, [delivery.id for delivery in holding])
             self._skipped(sweep.who, changed)
+            await asyncio.sleep(REST_SECONDS)
         destinations = [delivery.destination for delivery in holding]
         return _step(changed, destinations, 0, _next(progress, found.next, changed.id))
 
