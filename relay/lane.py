@@ -201,6 +201,7 @@ class Lane:
                 if self._pumping is None:
                     self._pumping = self._loop.call_later(wait, self._pump_again)
                 return
+            self._again_next = intake is self._fresh
             self._free.pop().set_result(_Turn(intake, intake.begin(), generation))
             if self._gate.probes:
                 self._look()  # one probe, and nothing beside it
@@ -214,8 +215,7 @@ class Lane:
         fresh = bool(self._fresh.waiting)
         again = bool(self._again.waiting) and self._again.sending < self._again_slots
         if fresh and again:
-            self._again_next = not self._again_next
-            return self._fresh if self._again_next else self._again
+            return self._again if self._again_next else self._fresh
         return self._fresh if fresh else self._again if again else None
 
     async def _work_off(self) -> None:

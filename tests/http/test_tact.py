@@ -8,6 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from aiohttp import web
@@ -223,6 +224,15 @@ async def test_rate_limit_bounds_attempts_of_every_kind(relay: StartRelay, erp: 
     await until(lambda: sum(attempts for _, attempts in running.deliveries()) == 5)
     assert len(erp.requests) == 5
     assert [state for state, _ in running.deliveries()].count("dead") == 0
+
+
+async def test_retries_and_fresh_events_share_the_rate(relay: StartRelay, erp: Receiver) -> None:
+    erp.otherwise = 503
+    running = await relay(destinations={"erp": {"rate_limit": "100/s"}})
+    await post_all(running, *({"eventId": f"e-{number}"} for number in range(60)))
+    await erp.arrived(60)
+    first = [received.headers["X-Relay-Attempt"] == "1" for received in erp.requests[20:60]]
+    assert all(one is not other for one, other in pairwise(first))
 
 
 async def test_storm_of_retries_leaves_a_share_to_fresh_events(relay: StartRelay, erp: Receiver) -> None:
