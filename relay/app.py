@@ -17,13 +17,13 @@ from typing import Self
 
 from aiohttp import web
 
-from relay.admin import MAX_LINE_BYTES, Admin, Process
+from relay.admin import MAX_LINE_BYTES, Admin, Process, refuse
 from relay.auth import Authenticator, Throttle, client_address
 from relay.config import Account, Config, load
 from relay.dispatcher import Dispatcher
 from relay.errors import ConfigError, RelayError, StoreError
 from relay.ingress import Ingress, IngressConfig
-from relay.listener import Listener, Server
+from relay.listener import ApplicationRunner, Listener, Server
 from relay.metrics import Metrics
 from relay.repair import RepairConfig, Repairs
 from relay.routing import Router
@@ -105,11 +105,11 @@ class Relay:
         process = Process(self._not_ready, self.reload)
         self._admin = Admin(self._repairs, self._store, self.metrics, self._now, process)
         self.admin = Listener(
-            web.AppRunner(
+            ApplicationRunner(
                 self._admin.application(),
-                access_log=None,
+                refuse,
+                max_line_bytes=MAX_LINE_BYTES,
                 shutdown_timeout=CLOSE_SECONDS,
-                max_line_size=MAX_LINE_BYTES,
             )
         )
         stack.push_async_callback(self.admin.close)

@@ -15,11 +15,13 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from relay import __version__
 from relay.errors import RelayError
+from relay.payload import integer
 
 Json = dict[str, Any]
 
 _API = "/api/v1"
 _TIMEOUT_SECONDS = 120.0  # a step of a large repair
+_DECODER = json.JSONDecoder(parse_int=integer)  # an event may hold any number
 PAGE = 500  # the most that the API gives
 
 
@@ -45,14 +47,18 @@ class Client:
             url: of the admin listener, http or https.
             login: name and password, None for none.
         """
-        parts = urlsplit(url)
-        make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        if "@" in url:  # anywhere, and never printed: what looks like a path may be a password's end
+            raise RelayError("the address of the admin listener holds a login; give that with --user")
         try:
-            self._connection = make(parts.hostname or "", parts.port, timeout=_TIMEOUT_SECONDS)
+            parts = urlsplit(url)
+            host = parts.hostname or ""
+            host.encode("idna")  # as the connection does, later and less kindly
+            make = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+            self._connection = make(host, parts.port, timeout=_TIMEOUT_SECONDS)
         except (ValueError, http.client.InvalidURL) as error:
             raise RelayError(f"{url} is no address of an admin listener: {error}") from error
-        self._url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-        self._prefix = parts.path.rstrip("/") + _API
+        self._url = f"{parts.scheme}://{parts.netloc}"
+        self._prefix = quote(parts.path.rstrip("/"), safe="/%") + _API
         self._headers = {"User-Agent": f"itscope-relay-cli/{__version__}", "Accept": "application/json"}
         if login is not None:
             self._headers["Authorization"] = f"Basic {base64.b64encode(':'.join(login).encode()).decode()}"
@@ -136,7 +142,7 @@ class Client:
 
     def _decoded(self, answer: bytes) -> Json:
         try:
-            decoded = json.loads(answer)
+            decoded = _DECODER.decode(answer.decode())
         except ValueError:
             decoded = None
         if not isinstance(decoded, dict):

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import aiohappyeyeballs
 from aiohttp import StreamReader, hdrs
@@ -24,6 +28,9 @@ KEPT_ANSWER_BYTES = 2 << 10  # for operators
 REST_SECONDS = 5.0  # for the rest of an answer after its head
 IDLE_SECONDS = 30.0  # a connection kept longer without use is likely to be closed under the next request
 _NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305
+
+
+_Addresses = Sequence[tuple[int, int, int, str, Any]]  # as getaddrinfo gives them
 
 
 class ClosedError(OSError):
@@ -167,6 +174,7 @@ class Connections:
         self._port = url.port or 80
         self._context = ssl.create_default_context() if url.scheme == "https" else None
         self._idle: list[_Connection] = []
+        self._lookup: asyncio.Future[_Addresses] | None = None
 
     async def ask(self, request: bytes, timeout_seconds: float) -> Answer:
         """Send the bytes of a request and return the answer.
@@ -218,7 +226,7 @@ class Connections:
     async def _connect(self) -> _Connection:
         loop = asyncio.get_running_loop()
         try:
-            addresses = await loop.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+            addresses = await self._addresses()
             opened = await aiohappyeyeballs.start_connection(
                 addresses, happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS, loop=loop
             )
@@ -232,3 +240,38 @@ class Connections:
         except (OSError, UnicodeError) as error:  # the latter: a name that can't be one
             raise UnreachableError from error
         return connection
+
+    async def _addresses(self) -> _Addresses:
+        """Return the host's addresses; those who want them at the same time share one lookup.
+
+        It has a thread of its own: a resolver that hangs must not take one that other destinations, or
+        webhooks, wait for.
+        """
+        try:
+            return _look_up(self._host, self._port, socket.AI_NUMERICHOST)  # an address needs no resolver
+        except socket.gaierror:
+            pass
+        if self._lookup is None:
+            self._lookup = asyncio.get_running_loop().create_future()
+            self._lookup.add_done_callback(self._looked_up)
+            arguments = (asyncio.get_running_loop(), self._lookup)
+            threading.Thread(target=self._look_up, args=arguments, name="resolver", daemon=True).start()
+        return await asyncio.shield(self._lookup)
+
+    def _look_up(self, loop: asyncio.AbstractEventLoop, done: asyncio.Future[_Addresses]) -> None:
+        """Look the host up, in a thread."""
+        try:
+            tell = functools.partial(done.set_result, _look_up(self._host, self._port, 0))
+        except (OSError, UnicodeError) as error:
+            tell = functools.partial(done.set_exception, error)
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell)
+
+    def _looked_up(self, done: asyncio.Future[_Addresses]) -> None:
+        self._lookup = None
+        if not done.cancelled():
+            done.exception()  # whoever wanted it may have gone
+
+
+def _look_up(host: str, port: int, flags: int) -> _Addresses:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)

@@ -63,6 +63,7 @@ class Dispatcher:
         self._now = now
         self._paused = dict(paused)
         self._wanted: Mapping[str, Destination] = {}
+        self._draining = False
         self._lanes: dict[str, Lane] = {}
         self._leaving: dict[asyncio.Task[None], Lane] = {}
         self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -85,12 +86,15 @@ class Dispatcher:
 
     def set_paused(self, destination: str, paused_at: float | None) -> None:
         """Send nothing to a destination from now on; None: send again."""
+        lane = self._lanes.get(destination)
         if paused_at is None:
             self._paused.pop(destination, None)
+            if lane is not None:
+                lane.resume()
         else:
             self._paused[destination] = paused_at
-        if (lane := self._lanes.get(destination)) is not None:
-            lane.set_paused(paused_at)
+            if lane is not None:
+                lane.pause(paused_at)
 
     def states(self) -> dict[str, LaneState]:
         """Return what each configured destination's lane waits for."""
@@ -109,6 +113,7 @@ class Dispatcher:
             if destinations.get(name) != lane.destination:
                 del self._lanes[name]
                 grace_seconds = lane.destination.timeout.total_seconds() + REST_SECONDS + 1
+                lane.leave()
                 leaving = asyncio.create_task(lane.close(grace_seconds))
                 self._leaving[leaving] = lane
                 leaving.add_done_callback(self._left)
@@ -120,7 +125,7 @@ class Dispatcher:
 
         Returns at most LAST_RECORD_SECONDS after that time, whatever the store does.
         """
-        self._wanted = {}
+        self._draining = True
         closing = {asyncio.create_task(lane.close(grace_seconds)) for lane in self._lanes.values()}
         closing |= self._leaving.keys()
         self._lanes.clear()
@@ -155,8 +160,11 @@ class Dispatcher:
         """Make retries due now that the clock of before made due later than any pause is long."""
         for name, destination in self._wanted.items():
             longest = max(destination.retry.max.total_seconds(), RETRY_AFTER_CAP_SECONDS)
-            if moved := await self._store.bring_forward(name, now + longest, now):
-                fields = {"destination": name, "deliveries": moved}
+            total = 0
+            while moved := await self._store.bring_forward(name, now + longest, now):
+                total += moved
+            if total:
+                fields = {"destination": name, "deliveries": total}
                 _log.warning("deliveries.brought_forward", extra={"fields": fields})
                 self.notice([name])
 
@@ -164,7 +172,9 @@ class Dispatcher:
         """Start the lane of a destination, if it is wanted and nobody stands in its way."""
         wanted = self._wanted.get(name)
         leaving = {lane.destination.url for lane in self._leaving.values() if lane.name == name}
-        if wanted is not None and name not in self._lanes and wanted.url not in leaving:
+        if wanted is None or self._draining:
+            return
+        if name not in self._lanes and wanted.url not in leaving:
             self._lanes[name] = Lane(name, wanted, self._shared, self._paused.get(name))
 
     def _left(self, task: asyncio.Task[None]) -> None:

@@ -38,6 +38,11 @@ class Gate:
         self._rate = destination.rate_limit
         self._ready_at = -math.inf
 
+    def resume(self) -> None:
+        """Lift a pause, and forget what the breaker has seen: an operator says that all is well."""
+        self.paused_at = None
+        self._breaker = Breaker(generation=self._breaker.generation + 1)
+
     def rests(self, clock: float, now: float) -> Mapping[Rest, float]:
         """Return why nothing may begin, each with the seconds until that may end; empty: it may begin.
 

@@ -10,7 +10,7 @@ from collections.abc import Collection
 
 from relay.model import Delivery
 
-ROOM = 256  # deliveries that are held in memory at the most, those being sent included
+ROOM = 256  # deliveries that are held in memory, those being sent included; a claim under way may exceed it
 ROOM_BYTES = 4 << 20  # of their bodies
 
 
@@ -25,8 +25,9 @@ class Intake:
         sending: how many somebody has.
     """
 
-    def __init__(self, *, fresh: bool) -> None:
+    def __init__(self, *, fresh: bool, room: int) -> None:
         self.fresh = fresh
+        self._room = room
         self.backlogged = True
         self.claim_at = 0.0
         self.waiting: deque[Delivery] = deque()
@@ -49,7 +50,7 @@ class Intake:
     @property
     def room(self) -> int:
         """How many more it can hold."""
-        return ROOM - len(self._held) - self._reserved
+        return self._room - len(self._held) - self._reserved
 
     @property
     def room_bytes(self) -> int:
@@ -60,7 +61,7 @@ class Intake:
     def wants_more(self) -> bool:
         """Whether a claim is worth a transaction: for many at once, or if there is nothing to do."""
         room = self.room
-        return self.room_bytes > 0 and (room >= ROOM // 4 or (room > 0 and not self.waiting))
+        return self.room_bytes > 0 and (room >= self._room // 4 or (room > 0 and not self.waiting))
 
     def reserve(self, size: int) -> bool:
         """Keep room for one delivery that is about to be stored, if there is some and nothing older waits."""

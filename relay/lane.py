@@ -23,7 +23,7 @@ from relay.config import Destination
 from relay.delivery import NotTriedError, Sender
 from relay.errors import StoreError, StoreUnavailableError
 from relay.gate import Gate
-from relay.intake import Intake
+from relay.intake import ROOM, Intake
 from relay.lifecycle import decide
 from relay.metrics import Metrics
 from relay.model import Attempt, Delivery, DeliveryState, LaneState
@@ -77,7 +77,8 @@ class Lane:
         self._now = shared.now
         self._crashed = shared.crashed
         self._sender = Sender(destination, shared.now)
-        self._fresh, self._again = Intake(fresh=True), Intake(fresh=False)
+        room = _room(destination)
+        self._fresh, self._again = Intake(fresh=True, room=room), Intake(fresh=False, room=room)
         self._intakes = (self._fresh, self._again)
         self._again_next = False  # whose turn it is, where both have something
         kept = max(1, destination.concurrency // KEPT_SHARE) if destination.concurrency > 1 else 0
@@ -121,9 +122,14 @@ class Lane:
 
     # ---- rest
 
-    def set_paused(self, paused_at: float | None) -> None:
-        """Send nothing from now on, None: send again. Attempts under way end as ever."""
+    def pause(self, paused_at: float) -> None:
+        """Send nothing from now on. Attempts under way end as ever."""
         self._gate.paused_at = paused_at
+        self._look()
+
+    def resume(self) -> None:
+        """Send at once, whether it was a pause or the breaker that kept from it."""
+        self._gate.resume()
         self._look()
 
     @property
@@ -136,8 +142,9 @@ class Lane:
         now = self._now()
         reasons = self._gate.rests(self._clock(), now)
         self._rests = bool(reasons)
-        for reason, gauge in self._metrics.resting.items():
-            gauge.set(reason in reasons)
+        if not self._closing:  # or else they are its successor's
+            for reason, gauge in self._metrics.resting.items():
+                gauge.set(reason in reasons)
         # Windows are the wall clock's, which may jump; a pause or a probe ends by being told.
         waits = [*reasons.values(), self._gate.changes_in(now)]
         wait = min((wait for wait in waits if wait < math.inf), default=None)
@@ -150,6 +157,12 @@ class Lane:
         self._pump()
 
     # ---- the end
+
+    def leave(self) -> None:
+        """Take nothing more, and leave what is shown to a successor; `close` is to follow."""
+        self._closing = True
+        for gauge in self._metrics.resting.values():
+            gauge.set(0)
 
     async def close(self, grace_seconds: float) -> None:
         """Finish the attempts under way, for a while, record what was learnt, and release the rest."""
@@ -243,8 +256,16 @@ class Lane:
         self._attempts.append(Attempt(delivery, delivery.attempts + 1, started_at, outcome, transition))
         self._attempted.set()
         if self._gate.end(turn.generation, outcome, self._clock()):
-            _log.warning("breaker.changed", extra={"fields": self._fields(open=self._gate.probes)})
             self._look()
+            self._tell_breaker()
+
+    def _tell_breaker(self) -> None:
+        probe_at = self.state.probe_at
+        if probe_at is None:
+            _log.warning("breaker.closed", extra={"fields": self._fields()})
+        else:
+            seconds = round(probe_at - self._now(), 1)
+            _log.warning("breaker.opened", extra={"fields": self._fields(probe_in_seconds=seconds)})
 
     # ---- recording
 
@@ -362,7 +383,7 @@ class Lane:
                 now=self._now(),
             )
         except StoreError:
-            intake.backlogged = noticed
+            intake.backlogged |= noticed
             raise
         for delivery in claimed.deliveries:
             intake.take(delivery)
@@ -415,6 +436,15 @@ class Lane:
 
     def _fields(self, **more: Any) -> dict[str, Any]:
         return {"destination": self.name, **more}
+
+
+def _room(destination: Destination) -> int:
+    """Return how many deliveries of a kind are worth claiming: no more than go out within a minute or so."""
+    rate = destination.rate_limit
+    if rate is None:
+        return ROOM
+    in_a_minute = int(rate.count * 60 / rate.per_seconds) + rate.burst
+    return min(ROOM, max(destination.concurrency, in_a_minute))
 
 
 def _fields(attempt: Attempt) -> dict[str, Any]:

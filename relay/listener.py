@@ -1,4 +1,4 @@
-"""A listening socket with aiohttp's low-level server behind it, and the form of every answer.
+"""A listening socket with aiohttp's server behind it, and the form of every answer.
 
 Owns binding, TLS with a certificate that may be renewed, and what a client hears that doesn't speak HTTP.
 What a request means is the handler's.
@@ -11,7 +11,8 @@ import json
 import logging
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from aiohttp import hdrs, web
 
@@ -23,13 +24,24 @@ _log = logging.getLogger(__name__)
 JSON = "application/json"
 SERVER = "itscope-relay"  # and no version
 MAX_CONNECTIONS_WAITING = 1024
+MAX_LINE_BYTES = 8190  # of a request, as aiohttp has it
 _LINGERING_SECONDS = 1.0
+_OPERATORS_IDLE_SECONDS = 3630.0  # somebody may read a page for a while, and then ask for the next
+_NOT_HTTP = "the request is not valid HTTP"
+_FAILED = "the relay failed to handle this request"
+
+Refuse = Callable[[int, str], web.Response]  # status, sentence
+RequestFactory = Callable[..., web.BaseRequest]  # aiohttp's
 
 
 class _Connection(web.RequestHandler):
     """aiohttp's connection, whose own errors are answered like all others and tell nothing."""
 
-    __slots__ = ()
+    __slots__ = ("_refuse",)
+
+    def __init__(self, server: Server, refuse: Refuse, **options: Any) -> None:
+        super().__init__(server, **options)
+        self._refuse = refuse
 
     def handle_error(
         self,
@@ -40,10 +52,10 @@ class _Connection(web.RequestHandler):
     ) -> web.StreamResponse:
         if status >= 500:
             _log.error("request.failed", exc_info=exc)
-            response = error_response(status, "the relay failed to handle this request")
+            response = self._refuse(status, _FAILED)
         else:
             _log.debug("request.malformed", extra={"fields": {"client": request.remote}})
-            response = error_response(status, "the request is not valid HTTP")
+            response = self._refuse(status, _NOT_HTTP)
         response.force_close()
         return response
 
@@ -52,16 +64,62 @@ class Server(web.Server):
     """aiohttp's low-level server with this project's bounds. `idle_seconds` may be set at any time."""
 
     idle_seconds = 60.0
+    max_line_bytes = MAX_LINE_BYTES
+
+    def __init__(
+        self,
+        handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
+        refuse: Refuse | None = None,
+        request_factory: RequestFactory | None = None,
+    ) -> None:
+        """Make a server.
+
+        Args:
+            handler: answers the requests.
+            refuse: makes the answer to what isn't HTTP, or where the handler fails; None: `error_response`.
+            request_factory: aiohttp's; None for its own.
+        """
+        super().__init__(handler, request_factory=request_factory)
+        self._refuse = refuse or error_response
 
     def __call__(self) -> web.RequestHandler:  # noqa: D102 (aiohttp's)
         return _Connection(
             self,
+            self._refuse,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=self.idle_seconds,
             lingering_time=_LINGERING_SECONDS,
+            max_line_size=self.max_line_bytes,
             auto_decompress=False,
-            access_log=None,  # type: ignore[arg-type]  # aiohttp documents None as `off`
+            access_log=None,  # aiohttp documents None as `off`
         )
+
+
+class ApplicationRunner(web.AppRunner):
+    """Serves an application as `Server` serves a handler: aiohttp's own errors get its form of answer."""
+
+    __slots__ = ("_max_line_bytes", "_refuse")
+
+    def __init__(
+        self, application: web.Application, refuse: Refuse, *, max_line_bytes: int, shutdown_timeout: float
+    ) -> None:
+        super().__init__(application, shutdown_timeout=shutdown_timeout)
+        self._refuse = refuse
+        self._max_line_bytes = max_line_bytes
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+
+        async def handle(request: web.BaseRequest) -> web.StreamResponse:
+            try:
+                return await made.request_handler(request)
+            except web.HTTPException as error:  # an unknown Expect, which no middleware sees
+                return self._refuse(error.status, error.reason.lower())
+
+        server = Server(handle, self._refuse, made.request_factory)
+        server.idle_seconds = _OPERATORS_IDLE_SECONDS
+        server.max_line_bytes = self._max_line_bytes
+        return server
 
 
 class Listener:

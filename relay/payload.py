@@ -111,6 +111,11 @@ def scalar_text(value: Any) -> str | None:
             return None
 
 
+def integer(digits: str) -> int | str:
+    """Return an integer of JSON, or its text where it has so many digits that nobody counts with it."""
+    return int(digits) if len(digits) <= _MAX_DIGITS else digits
+
+
 def _check_depth(body: bytes) -> None:
     """Refuse deep nesting before the recursive parser sees it; nearly free for ordinary bodies."""
     if body.count(b"[") + body.count(b"{") <= MAX_DEPTH:
@@ -144,10 +149,6 @@ def _refuse_constant(name: str) -> None:
     raise BadPayloadError("not-json", f"the body is not JSON: {name} is not a JSON value")
 
 
-def _integer(digits: str) -> int | str:
-    return int(digits) if len(digits) <= _MAX_DIGITS else digits
-
-
 _DECODER = json.JSONDecoder(
-    object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_int=_integer
+    object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_int=integer
 )

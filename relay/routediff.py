@@ -61,12 +61,18 @@ class Comparison:
 
 
 def compare(router: Router, events: Iterable[dict[str, Any]]) -> Comparison:
-    """Return what is different; replays don't count, and a payload that can't be read has no fields."""
+    """Return what is different.
+
+    What was sent by hand doesn't count: it became owed later than its event was received, whether it
+    repeats a delivery or not. Of a body that is no payload, the fields are those that routes
+    read all the same.
+    """
     comparison = Comparison()
     for event in events:
         comparison.events += 1
-        goes = router.destinations(event["source"], event["payload"] or {})
-        went = [item["destination"] for item in event["deliveries"] if item["replay_of"] is None]
+        goes = router.destinations(event["source"], event["payload"] or event.get("legible", {}))
+        received_at = event["received_at"]
+        went = [item["destination"] for item in event["deliveries"] if item["accepted_at"] == received_at]
         gained = tuple(name for name in goes if name not in went)
         lost = tuple(dict.fromkeys(name for name in went if name not in goes))
         if gained or lost:

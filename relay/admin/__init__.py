@@ -8,6 +8,8 @@ take, `representation` what they give, `openapi` its description.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -15,7 +17,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from prometheus_client.aiohttp import make_aiohttp_handler
 
-from relay.admin.answers import Code, errors_as_json, refusal
+from relay.admin.answers import Code, errors_as_json, refusal, refuse
 from relay.admin.changing import Changing
 from relay.admin.parameters import MAX_BODY_BYTES, MAX_LINE_BYTES, OPERATOR
 from relay.admin.reading import Reading
@@ -26,10 +28,13 @@ from relay.metrics import Metrics
 from relay.repair import Repairs
 from relay.store import Store
 
-__all__ = ["ANONYMOUS", "MAX_LINE_BYTES", "Admin", "Process"]
+__all__ = ["ANONYMOUS", "MAX_LINE_BYTES", "Admin", "Process", "refuse"]
 
 ANONYMOUS = "anonymous"  # who did it, where nobody has to log in
 _OPEN_PATHS = frozenset({"/-/healthy", "/-/ready"})  # for probes, which carry no credentials
+# Probes and Prometheus may use a name of their own, and find nothing there that is worth a trick.
+_ANY_HOST_PATHS = _OPEN_PATHS | {"/metrics"}
+_HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 _BACKLOG_SECONDS = 5.0  # then a scrape goes without
 _SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 
@@ -68,7 +73,8 @@ class Admin:
             process: the relay itself.
         """
         self.authenticator: Authenticator | None = None
-        self._routes = [*Reading(store, repairs, now).routes(), *Changing(repairs, now).routes()]
+        self._reading = Reading(store, repairs, now)
+        self._routes = [*self._reading.routes(), *Changing(repairs, now).routes()]
         self._store = store
         self._metrics = metrics
         self._now = now
@@ -100,6 +106,10 @@ class Admin:
                 return refusal(Code.UNAUTHORIZED, message, {hdrs.WWW_AUTHENTICATE: CHALLENGE})
             credentials = self.authenticator.parse_auth_header(request)
             request[OPERATOR] = credentials.login if credentials else ANONYMOUS
+        elif request.path not in _ANY_HOST_PATHS and not _is_meant_for_loopback(request):
+            return refusal(
+                Code.FORBIDDEN, "without admin.auth, only localhost or a loopback address may be the Host"
+            )
         return await handler(request)
 
     async def _get_metrics(self, request: web.Request) -> web.StreamResponse:
@@ -130,6 +140,23 @@ class Admin:
         except ConfigError as error:
             return refusal(Code.UNPROCESSABLE, "the configuration is invalid", problems=error.problems)
         return json_response(200, '{"status": "reloaded"}')
+
+
+def _is_meant_for_loopback(request: web.Request) -> bool:
+    """Tell whether a request names this machine as its Host, by `localhost` or a loopback address.
+
+    A page can have its own name resolve to loopback (DNS rebinding), and then is of the same origin to its
+    browser; but Host is still that name. Without logins, `admin.listen` is a loopback address as well.
+    """
+    hosts = request.headers.getall(hdrs.HOST, [])
+    match = _HOST.fullmatch(hosts[0]) if len(hosts) == 1 else None
+    if match is None:
+        return False
+    host = match[1].removeprefix("[").removesuffix("]").lower()
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @web.middleware

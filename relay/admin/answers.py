@@ -31,6 +31,7 @@ class Code(StrEnum):
     CONFLICT = "conflict"
     TOO_LARGE = "too-large"
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type"
+    EXPECTATION_FAILED = "expectation-failed"
     UNPROCESSABLE = "unprocessable"
     INTERNAL = "internal"
     UNAVAILABLE = "unavailable"
@@ -46,6 +47,7 @@ STATUS = {
     Code.CONFLICT: 409,
     Code.TOO_LARGE: 413,
     Code.UNSUPPORTED_MEDIA_TYPE: 415,
+    Code.EXPECTATION_FAILED: 417,
     Code.UNPROCESSABLE: 422,
     Code.INTERNAL: 500,
     Code.UNAVAILABLE: 503,
@@ -76,6 +78,12 @@ def refusal(
     return json_response(STATUS[code], json.dumps({"error": message, "code": code, **more}), headers)
 
 
+def refuse(status: int, message: str) -> web.Response:
+    """Return an error answer by its status; by 400 or 500 where there is no code for it."""
+    other = Code.INTERNAL if status >= STATUS[Code.INTERNAL] else Code.BAD_REQUEST
+    return refusal(_CODES.get(status, other), message)
+
+
 @web.middleware
 async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer whatever ends a request early in the one shape of errors."""
@@ -96,7 +104,7 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         message = "this method is not allowed here"
         return refusal(Code.METHOD_NOT_ALLOWED, message, {hdrs.ALLOW: error.headers[hdrs.ALLOW]})
     except web.HTTPException as error:
-        return refusal(_CODES.get(error.status, Code.BAD_REQUEST), error.reason.lower())
+        return refuse(error.status, error.reason.lower())
     except Exception:  # noqa: BLE001 (logged; aiohttp would answer with a page of its own)
         _log.exception("request.failed")
         return refusal(Code.INTERNAL, "the relay failed to handle this request")

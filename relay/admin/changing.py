@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
@@ -23,10 +24,11 @@ from relay.admin.parameters import (
 )
 from relay.admin.reading import answer
 from relay.pace import parse_rate
-from relay.repair import Goal, Progress, Repairs, Sweep, read_progress
+from relay.repair import Goal, Progress, Repairs, Sweep, mark, read_progress
 from relay.store.repair import Filter
 
 DEFAULT_PACE = "50/s"
+_OF_A_STEP = {"cursor", "limit", "dry_run", "pace"}  # may differ from the step before
 _NARROWING = frozenset({"id", "state", "destination", "since", "until"})
 
 
@@ -69,25 +71,27 @@ class Changing:
 
     async def _replay(self, request: web.Request) -> web.Response:
         body = await body_of(request, ReplayBody)
-        sweep = self._sweep(request, body)
-        pace = body.pace or sweep.progress.pace or DEFAULT_PACE
-        goal = Goal(body.to, body.by_routes, parse_rate(pace))
+        sweep = self._sweep(request, body, "replay")
+        goal = Goal(body.to, body.by_routes, parse_rate(body.pace or sweep.progress.pace or DEFAULT_PACE))
+        sweep = replace(sweep, detail={**sweep.detail, "pace": str(goal.pace)})
         return answer(representation.step_json(await self._repairs.replay(sweep, goal), "replayed"))
 
     async def _discard(self, request: web.Request) -> web.Response:
         body = await body_of(request, DiscardBody)
-        step = await self._repairs.discard(self._sweep(request, body), body.reason)
+        step = await self._repairs.discard(self._sweep(request, body, "discard"), body.reason)
         return answer(representation.step_json(step, "discarded"))
 
     async def _skip(self, request: web.Request) -> web.Response:
         body = await body_of(request, SweepBody)
-        step = await self._repairs.skip(self._sweep(request, body))
+        step = await self._repairs.skip(self._sweep(request, body, "skip"))
         return answer(representation.step_json(step, "skipped_over"))
 
-    def _sweep(self, request: web.Request, body: SweepBody) -> Sweep:
+    def _sweep(self, request: web.Request, body: SweepBody, action: str) -> Sweep:
         """Return the step that a body asks for; durations of its filter count from the first step."""
         _require_narrow(body.filter)
-        progress = Progress(self._now()) if body.cursor is None else read_progress(body.cursor)
+        about = mark(request[OPERATOR], action, body.model_dump(exclude_defaults=True, exclude=_OF_A_STEP))
+        cursor = body.cursor
+        progress = Progress(self._now(), about) if cursor is None else read_progress(cursor, about)
         wanted = body.filter.filter(progress.started_at)
         return Sweep(
             who=request[OPERATOR],

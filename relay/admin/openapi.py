@@ -10,17 +10,20 @@ from relay.admin.schemas import CURSOR, FILTER, ID, QUERY_LIMIT, SCHEMAS, TEXT, 
 from relay.listener import JSON
 
 _BYTES = "application/octet-stream"
-_EVERY = (Code.BAD_REQUEST, Code.UNAUTHORIZED, Code.UNAVAILABLE)
-_POSTED = (Code.FORBIDDEN, Code.TIMEOUT, Code.TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE)
+_ANY = (Code.BAD_REQUEST, Code.EXPECTATION_FAILED, Code.INTERNAL)
+_EVERY = (*_ANY, Code.UNAUTHORIZED, Code.FORBIDDEN, Code.UNAVAILABLE)
+_POSTED = (Code.TIMEOUT, Code.TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE)
 _WHY = {
     Code.BAD_REQUEST: "A parameter or the body has the wrong form",
     Code.UNAUTHORIZED: "No or wrong credentials",
-    Code.FORBIDDEN: "A page of another site sent it",
+    Code.FORBIDDEN: "A page of another site sent it; or without logins, Host is no loopback address",
     Code.NOT_FOUND: "There is no such thing",
     Code.TIMEOUT: "The body took too long",
     Code.CONFLICT: "It isn't in a state in which this can be done",
     Code.TOO_LARGE: "The body is larger than 64 KiB",
     Code.UNSUPPORTED_MEDIA_TYPE: f"The body isn't {JSON}, or has a Content-Encoding",
+    Code.EXPECTATION_FAILED: "Expect is something other than 100-continue",
+    Code.INTERNAL: "The relay failed to handle this request",
     Code.UNPROCESSABLE: "No such destination is configured, or deliveries in this state can't be changed so",
     Code.UNAVAILABLE: "The store can't be used now",
 }
@@ -130,7 +133,7 @@ _API: dict[str, Any] = {
             "summary": "This document",
             "responses": {
                 "200": {"description": "OpenAPI 3.1", "content": {JSON: {"schema": {"type": "object"}}}},
-                **_errors(Code.BAD_REQUEST, Code.UNAUTHORIZED),
+                **_errors(*_ANY, Code.UNAUTHORIZED, Code.FORBIDDEN),
             },
         }
     },
@@ -241,7 +244,7 @@ _OPERATION: dict[str, Any] = {
                     "description": "All metrics",
                     "content": {"text/plain": _EXPOSITION, "application/openmetrics-text": _EXPOSITION},
                 },
-                **_errors(Code.UNAUTHORIZED),
+                **_errors(*_ANY, Code.UNAUTHORIZED),
             },
         }
     },
@@ -250,7 +253,7 @@ _OPERATION: dict[str, Any] = {
             "operationId": "getHealthy",
             "summary": "The process lives",
             "security": [],
-            "responses": {"200": _json("Healthy", "It does")},
+            "responses": {"200": _json("Healthy", "It does"), **_errors(*_ANY)},
         }
     },
     "/-/ready": {
@@ -261,6 +264,7 @@ _OPERATION: dict[str, Any] = {
             "responses": {
                 "200": _json("Ready", "It could"),
                 "503": _json("Error", "It couldn't; the error says why"),
+                **_errors(*_ANY),
             },
         }
     },
@@ -271,7 +275,7 @@ _OPERATION: dict[str, Any] = {
             "responses": {
                 "200": _json("Reloaded", "It was taken"),
                 "422": _json("Problems", "It has problems, and nothing has changed"),
-                **_errors(Code.UNAUTHORIZED, Code.FORBIDDEN),
+                **_errors(*_ANY, Code.UNAUTHORIZED, Code.FORBIDDEN),
             },
         }
     },
@@ -283,7 +287,10 @@ DOCUMENT = json.dumps(
         "info": {
             "title": "itscope-relay",
             "version": "1",
-            "description": "The admin listener: find events, replay deliveries, pause destinations.",
+            "description": (
+                "The admin listener: find events, replay deliveries, pause destinations. What isn't described"
+                " here is answered 404, another method 405 with Allow; both as Error."
+            ),
         },
         "servers": [{"url": "/"}],
         "security": [{"login": []}, {}],

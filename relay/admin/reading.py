@@ -24,8 +24,10 @@ from relay.admin.parameters import (
 from relay.listener import json_response
 from relay.repair import Repairs
 from relay.store import Store
-from relay.store.repair import EventRecord, QuarantineRecord
+from relay.store.repair import EventRecord, Filter, Page, QuarantineRecord
 
+MAX_PAYLOAD_PAGES = 2  # under way at once, each of some megabytes
+WRITE_SECONDS = 30.0  # then who doesn't read such a page loses the connection
 _HEADERS = {hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -36,6 +38,7 @@ class Reading:
         self._store = store
         self._repairs = repairs
         self._now = now
+        self._payload_pages = asyncio.Semaphore(MAX_PAYLOAD_PAGES)
 
     def routes(self) -> list[web.RouteDef]:
         """Return what is served."""
@@ -61,11 +64,19 @@ class Reading:
         query = query_of(request, EventsQuery)
         wanted = query.filter(self._now())
         page = query.page(newest_first=query.order == "newest")
-        found = await self._store.find_events(wanted, page, bodies=query.payload)
         if query.payload:
-            text = await asyncio.to_thread(representation.events_with_payload, found.items, found.next)
-            return json_response(200, text, _HEADERS)
+            return await self._send_payloads(request, wanted, page)
+        found = await self._store.find_events(wanted, page)
         return answer({"events": list(map(representation.event_json, found.items)), "next": found.next})
+
+    async def _send_payloads(self, request: web.Request, wanted: Filter, page: Page) -> web.Response:
+        """Answer with a page of payloads; it counts as under way until the client has taken it."""
+        async with self._payload_pages:
+            found = await self._store.find_events(wanted, page, bodies=True)
+            text = await asyncio.to_thread(representation.events_with_payload, found.items, found.next)
+            response = json_response(200, text, _HEADERS)
+            await _send(request, response)
+            return response
 
     async def _get_event(self, request: web.Request) -> web.Response:
         event = await self._event(request)
@@ -142,6 +153,17 @@ class Reading:
 def answer(fields: dict[str, Any]) -> web.Response:
     """Return an answer of the API, which nobody is to keep."""
     return json_response(200, json.dumps(fields), _HEADERS)
+
+
+async def _send(request: web.Request, response: web.Response) -> None:
+    """Write an answer; a client that has gone, or doesn't read it in time, loses its connection."""
+    try:
+        async with asyncio.timeout(WRITE_SECONDS):
+            await response.prepare(request)
+            await response.write_eof()
+    except (TimeoutError, ConnectionError):
+        if request.transport is not None:
+            request.transport.abort()
 
 
 def _download(body: bytes | None, name: str) -> web.Response:

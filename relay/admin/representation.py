@@ -10,8 +10,8 @@ from typing import Any
 
 from relay.errors import BadPayloadError
 from relay.model import DeliveryState, LaneState
-from relay.payload import parse
-from relay.repair import Step
+from relay.payload import parse, scalar_text
+from relay.repair import Step, legible
 from relay.routing import Router
 from relay.store import Backlog
 from relay.store.repair import AttemptRecord, ChangeRecord, DeliveryRecord, EventRecord, QuarantineRecord
@@ -19,11 +19,11 @@ from relay.store.repair import AttemptRecord, ChangeRecord, DeliveryRecord, Even
 MAX_SHOWN_BYTES = 64 << 10  # of a quarantined body as text
 
 
-def instant(at: float | None) -> str | None:
+def instant(at: float | None, timespec: str = "milliseconds") -> str | None:
     """Return an instant as text."""
     if at is None:
         return None
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def event_json(event: EventRecord) -> dict[str, Any]:
@@ -76,17 +76,13 @@ def event_details(event: EventRecord, attempts: Mapping[int, Sequence[AttemptRec
     fields["deliveries"] = [
         delivery_json(delivery, attempts.get(delivery.id, ())) for delivery in event.deliveries
     ]
-    payload = _payload(event.body)
-    fields["routes"] = _routes_json(router, event.source, payload or {})
-    return _with_payload(fields, event.body, is_payload=payload is not None)
+    fields["routes"] = _routes_json(router, event.source, legible(event.body or b""))
+    return _with_payload(fields, event.body)
 
 
 def events_with_payload(events: Iterable[EventRecord], following: str | None) -> str:
     """Return the JSON text of a page of events with their payloads."""
-    texts = (
-        _with_payload(event_json(event), event.body, is_payload=_payload(event.body) is not None)
-        for event in events
-    )
+    texts = (_with_payload(event_json(event), event.body) for event in events)
     return f'{{"events": [{", ".join(texts)}], "next": {json.dumps(following)}}}'
 
 
@@ -145,6 +141,7 @@ def step_json(step: Step, word: str) -> dict[str, Any]:
         "skipped": step.skipped,
         "by_destination": dict(step.by_destination),
         "next": None if step.next is None else str(step.next),
+        "until": instant(step.until, timespec="microseconds"),
     }
 
 
@@ -175,18 +172,16 @@ def _routes_json(router: Router, source: str, payload: Mapping[str, Any]) -> dic
     }
 
 
-def _payload(body: bytes | None) -> Mapping[str, Any] | None:
-    """Return the payload of a body; None where it is none, as of an event released from quarantine."""
-    try:
-        return parse(body or b"")
-    except BadPayloadError:
-        return None
-
-
-def _with_payload(fields: Mapping[str, Any], body: bytes | None, *, is_payload: bool) -> str:
+def _with_payload(fields: Mapping[str, Any], body: bytes | None) -> str:
     """Return an object as JSON text with a payload, which stands in it as it was received.
 
-    So numbers that JSON can write and Python can't hold stay as they are.
+    So numbers that JSON can write and Python can't hold stay as they are. null where the body is none, as of
+    an event released from quarantine; then with what routes read of it all the same, as texts.
     """
-    payload = (body or b"").decode() if is_payload else "null"
-    return f'{json.dumps(fields)[:-1]}, "payload": {payload}}}'
+    try:
+        parse(body or b"")
+    except BadPayloadError:
+        items = ((name, scalar_text(value)) for name, value in legible(body or b"").items())
+        texts = {name: text for name, text in items if text is not None}
+        return f'{json.dumps(fields)[:-1]}, "payload": null, "legible": {json.dumps(texts)}}}'
+    return f'{json.dumps(fields)[:-1]}, "payload": {(body or b"").decode()}}}'

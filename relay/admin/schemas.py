@@ -130,6 +130,16 @@ _EVENT: dict[str, Schema] = {
     "deliveries": {"type": "array", "items": ref("Delivery")},
 }
 _PAYLOAD: Schema = {"type": ["object", "null"], "description": "null where the body is no proper JSON object"}
+_LEGIBLE: Schema = {
+    "type": "object",
+    "additionalProperties": NAME,
+    "description": "Where the payload is null: what routes read of the body all the same, as texts",
+}
+_EVENT_DETAILS: dict[str, Schema] = _EVENT | {
+    "deliveries": {"type": "array", "items": ref("DeliveryDetails")},
+    "payload": _PAYLOAD,
+    "routes": {**ref("Routing"), "description": "What the routes in force say now"},
+}
 _QUARANTINED: dict[str, Schema] = {
     "id": ID,
     "source": NAME,
@@ -156,6 +166,11 @@ def _step(word: str) -> Schema:
             "skipped": {**COUNT, "description": "Found, but left as they are"},
             "by_destination": {"type": "object", "additionalProperties": COUNT},
             "next": {**nullable(NAME), "description": "The cursor of the next step, null at the end"},
+            "until": {
+                **nullable({"type": "string", "format": "date-time"}),
+                "description": "What was received before it is looked at, rounded up to the microsecond: as"
+                " filter.until it means the same again. null: all, since filter.id is given",
+            },
         }
     )
 
@@ -196,15 +211,12 @@ SCHEMAS: dict[str, Schema] = {
     "DeliveryDetails": thing(_DELIVERY | {"attempts": _ATTEMPTS}),
     "Deliveries": page("deliveries", "Delivery"),
     "Event": given(
-        _EVENT | {"payload": _PAYLOAD}, tuple(_EVENT), description="With the payload where it was asked for"
+        _EVENT | {"payload": _PAYLOAD, "legible": _LEGIBLE},
+        tuple(_EVENT),
+        description="With the payload where it was asked for",
     ),
-    "EventDetails": thing(
-        _EVENT
-        | {
-            "deliveries": {"type": "array", "items": ref("DeliveryDetails")},
-            "payload": _PAYLOAD,
-            "routes": {**ref("Routing"), "description": "What the routes in force say now"},
-        }
+    "EventDetails": given(
+        _EVENT_DETAILS | {"legible": _LEGIBLE}, tuple(_EVENT_DETAILS), description="One event"
     ),
     "Events": page("events", "Event"),
     "Routing": thing(

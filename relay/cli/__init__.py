@@ -6,6 +6,13 @@ itself, so that each starts as fast as it can.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
+import os
+import sys
+from typing import NoReturn
+
 import click
 
 from relay import __version__
@@ -13,10 +20,30 @@ from relay.cli import configuring, looking, playing, quarantine, repair, routing
 
 __all__ = ["cli", "main"]
 
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
 
 def main() -> None:
     """Run the command `itscope-relay`."""
-    cli(windows_expand_args=False)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # there is none where it was closed
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        cli(windows_expand_args=False)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        _end_unprinted(error)
+
+
+def _end_unprinted(error: OSError) -> NoReturn:
+    """End, exit code 1, where what a command prints can't be written."""
+    with contextlib.suppress(OSError):
+        click.echo(f"can't write the output: {(error.strerror or 'error').lower()}", err=True)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):  # or what is still in the buffers would fail again at the very end
+        os.dup2(nowhere, descriptor)
+    sys.exit(1)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

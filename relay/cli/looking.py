@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay.cli.options import fail, json_option, limit_option, with_filter, with_relay
-from relay.cli.printing import explained, instant, kind, number_of, printable, table
+from relay.cli.printing import echo_body, explained, instant, kind, number_of, printable, table
 
 if TYPE_CHECKING:
     from relay.client import Client, Json
@@ -88,7 +88,7 @@ def event(relay: Client, id_: str, *, body: bool, as_json: bool) -> None:
     """Show one event: where it went and why, each attempt, and what was answered.
 
     ID is its number, or any id of the event, order, document or transaction. If several events have it, they
-    are listed. Exit 1 if none has it.
+    are listed. Exit 1 if none has it. On a terminal, a body's control characters are shown as \\x1b.
 
     \b
     Examples:
@@ -105,11 +105,11 @@ def event(relay: Client, id_: str, *, body: bool, as_json: bool) -> None:
             fail(f"{len(found)} events have the id {printable(id_)}; give one of the numbers {numbers}")
         show(found, _EVENT_HEADS, _event_row, "", as_json=as_json)
     elif body:
-        click.echo(relay.read("events", found[0]["id"], "body"), nl=False)
+        echo_body(relay.read("events", found[0]["id"], "body"))
     elif as_json:
         click.echo(json.dumps(relay.get("events", found[0]["id"]), indent=2))
     else:
-        click.echo("\n".join(_event_lines(relay.get("events", found[0]["id"]))))
+        click.echo("\n".join(map(printable, _event_lines(relay.get("events", found[0]["id"])))))
 
 
 def _with_id(relay: Client, id_: str) -> list[Json]:
@@ -118,11 +118,23 @@ def _with_id(relay: Client, id_: str) -> list[Json]:
 
     if id_.isdecimal():
         try:
-            return [relay.get("events", id_)]
+            numbered = relay.get("events", id_)
         except RefusedError as error:
             if error.status != 404:
                 raise
+        else:
+            _tell_of_others(relay, id_, numbered)
+            return [numbered]
     return listing(relay, "events", 50, id=id_)
+
+
+def _tell_of_others(relay: Client, id_: str, numbered: Json) -> None:
+    """Say so if the number of an event is also an id of other ones."""
+    if any(other["id"] != numbered["id"] for other in relay.get("events", id=id_, limit=2)["events"]):
+        click.echo(
+            f"this is the event with the number {id_}; others have {id_} as an id: events --id {id_}",
+            err=True,
+        )
 
 
 def _event_lines(event: Json) -> list[str]:
@@ -136,8 +148,8 @@ def _event_lines(event: Json) -> list[str]:
         "content": f"{event['content_type']}, {number_of(event['size'], 'byte')}",
         "trace": event["trace_id"],
     }
-    lines = [f"event {event['id']}: {printable(kind(event))}, from {event['source']}"]
-    lines += [f"  {name:13}  {printable(value)}" for name, value in heads.items() if value]
+    lines = [f"event {event['id']}: {kind(event)}, from {event['source']}"]
+    lines += [f"  {name:13}  {value}" for name, value in heads.items() if value]
     lines += ["", "by the routes in force now:", *(f"  {line}" for line in explained(event["routes"]))]
     for delivery in event["deliveries"]:
         lines += ["", *_delivery_lines(delivery)]
@@ -145,16 +157,16 @@ def _event_lines(event: Json) -> list[str]:
 
 
 def _delivery_lines(delivery: Json) -> list[str]:
-    note = f" ({printable(_note(delivery))})" if _note(delivery) else ""
+    note = f" ({_note(delivery)})" if _note(delivery) else ""
     lines = [f"delivery {delivery['id']} to {delivery['destination']}: {delivery['state']}{note}"]
     for attempt in delivery["attempts"]:
         came = attempt["error"] if attempt["status"] is None else attempt["status"]
         lines.append(
             f"  attempt {attempt['number']}  {attempt['started_at']}"
-            f"  {attempt['duration_seconds']:.3f} s  {printable(str(came))}  -> {attempt['next_state']}"
+            f"  {attempt['duration_seconds']:.3f} s  {came}  -> {attempt['next_state']}"
         )
         if attempt["answer"]:
-            lines.append(f"    answer: {printable(attempt['answer'])}")
+            lines.append(f"    answer: {attempt['answer']}")
     return lines
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from relay.cli.printing import printable_lines
 from relay.errors import ConfigError, RelayError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="For scripts:
 
 def fail(message: str) -> NoReturn:
     """End with what is wrong: exit code 1."""
-    click.echo(message, err=True)
+    click.echo(printable_lines(message), err=True)
     sys.exit(1)
 
 
@@ -59,7 +60,27 @@ def login(user: str | None) -> tuple[str, str] | None:
     name, colon, password = user.partition(":")
     if not colon:
         password = click.prompt(f"Password of {name}", hide_input=True, err=True)
+    if not is_text(name + password):
+        raise click.BadParameter("is not UTF-8 text", param_hint="--user")
     return name, password
+
+
+def is_text(value: str) -> bool:
+    """Tell whether an argument came as UTF-8; bytes that were none can't be sent as text."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _require_text(context: click.Context) -> None:
+    """Refuse what was given to a command and isn't UTF-8, but names of files."""
+    for parameter in context.command.params:
+        given = context.params.get(parameter.name or "")
+        for value in given if isinstance(given, tuple) else (given,):
+            if isinstance(value, str) and not is_text(value):
+                raise click.BadParameter("is not UTF-8 text", ctx=context, param=parameter)
 
 
 def with_relay(command: Command) -> Command:
@@ -84,6 +105,7 @@ def with_relay(command: Command) -> Command:
     def connected(url: str, user: str | None, **options: Any) -> None:
         from relay.client import Client
 
+        _require_text(click.get_current_context())
         if not re.match(r"https?://[^/]", url):
             raise click.BadParameter("must be http:// or https:// and an address", param_hint="--url")
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+import click
 
 _MARKS = {"matched": "+", "not matched": "-", "excepted": "-", "not reached": " "}
 _KIBIBYTE = 1024
@@ -25,7 +28,26 @@ def _cell(value: object) -> str:
 
 def printable(text: str) -> str:
     """Return a text of the outside world as one line that can do nothing to a terminal."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return _escaped(text, "")
+
+
+def printable_lines(text: str) -> str:
+    """Return a text of the outside world that can do nothing to a terminal but begin lines and indent."""
+    return _escaped(text, "\n\t")
+
+
+def _escaped(text: str, but: str) -> str:
+    return "".join(
+        char if char.isprintable() or char in but else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def echo_body(body: bytes) -> None:
+    """Print bytes of the outside world as they are, but on a terminal as a text that can do nothing to it."""
+    if sys.stdout.isatty():
+        click.echo(printable_lines(body.decode(errors="backslashreplace")))
+    else:
+        click.echo(body, nl=False)
 
 
 def number_of(number: int, noun: str) -> str:
@@ -71,6 +93,6 @@ def explained(document: Mapping[str, Any]) -> list[str]:
     lines = []
     for route in routes:
         adds = f" -> {', '.join(route['to'])}" if route["finding"] == "matched" else ""
-        why = printable(route["why"])
-        lines.append(f"{_MARKS[route['finding']]} {route['name']:{width}}  {route['finding']}: {why}{adds}")
-    return [*lines, f"goes to: {listed(document['destinations'])}"]
+        mark, finding = _MARKS[route["finding"]], route["finding"]
+        lines.append(f"{mark} {route['name']:{width}}  {finding}: {route['why']}{adds}")
+    return [printable(line) for line in (*lines, f"goes to: {listed(document['destinations'])}")]

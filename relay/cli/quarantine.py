@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from relay.cli.looking import listing, show
 from relay.cli.options import json_option, limit_option, with_relay
-from relay.cli.printing import instant, number_of, size
+from relay.cli.printing import echo_body, instant, number_of, printable, printable_lines, size
+from relay.cli.repair import one_by_one
 
 if TYPE_CHECKING:
     from relay.client import Client, Json
@@ -66,7 +66,7 @@ def list_(relay: Client, source: str | None, limit: int, *, as_json: bool) -> No
 @json_option
 @with_relay
 def show_(relay: Client, id_: int, *, as_json: bool) -> None:
-    """Show one request with its text, as far as it is one; what a terminal can't show is replaced.
+    """Show one request with its text, as far as it is one; control characters as \\x1b.
 
     \b
     Example:
@@ -76,12 +76,12 @@ def show_(relay: Client, id_: int, *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(request, indent=2))
         return
-    click.echo(f"{request['id']}: {request['reason']}, from {request['source']}: {request['detail']}")
-    click.echo(f"  came {request['received_at']}, last {request['last_received_at']}, {request['times']} x")
-    click.echo(f"  {request['content_type']}, {size(request['size'])}\n")
-    click.echo(
-        "".join(char if char.isprintable() or char in "\n\t" else "\ufffd" for char in request["text"])
+    lines = (
+        f"{request['id']}: {request['reason']}, from {request['source']}: {request['detail']}",
+        f"  came {request['received_at']}, last {request['last_received_at']}, {request['times']} x",
+        f"  {request['content_type']}, {size(request['size'])}",
     )
+    click.echo("\n".join((*map(printable, lines), "", printable_lines(request["text"]))))
 
 
 @quarantine.command()
@@ -90,11 +90,13 @@ def show_(relay: Client, id_: int, *, as_json: bool) -> None:
 def body(relay: Client, id_: int) -> None:
     """Print the body of a request as it was received, and nothing else.
 
+    On a terminal, its control characters are shown as \\x1b.
+
     \b
     Example:
       itscope-relay quarantine body 5 > body.bin
     """
-    click.echo(relay.read("quarantine", id_, "body"), nl=False)
+    echo_body(relay.read("quarantine", id_, "body"))
 
 
 @quarantine.command()
@@ -138,21 +140,6 @@ def discard(relay: Client, ids: tuple[int, ...], reason: str, *, as_json: bool) 
     Example:
       itscope-relay quarantine discard 5 6 --reason 'somebody tried curl'
     """
-    from relay.client import RefusedError
-
-    refused: dict[int, str] = {}
-    for id_ in ids:
-        try:
-            relay.post("quarantine", id_, "discard", reason=reason)
-        except RefusedError as error:
-            if error.status not in {404, 409}:
-                raise
-            refused[id_] = str(error)
-            click.echo(f"{id_}: {error}", err=True)
-        else:
-            if not as_json:
-                click.echo(f"{id_}: discarded")
-    if as_json:
-        click.echo(json.dumps({"discarded": len(ids) - len(refused), "refused": refused}))
-    if refused:
-        sys.exit(1)
+    one_by_one(
+        ids, lambda id_: relay.post("quarantine", id_, "discard", reason=reason), "discarded", as_json=as_json
+    )

@@ -6,18 +6,20 @@ import collections
 import functools
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from relay.cli.options import Command, fail, json_option, with_filter, with_relay
-from relay.cli.printing import counted
+from relay.cli.printing import counted, printable
 from relay.errors import RelayError
 
 if TYPE_CHECKING:
     from relay.client import Client
+
+_OF_ONE_ITEM = frozenset({404, 409, 422})  # answers that refuse one item, and say nothing of others
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,23 @@ class _Verb:
 
 @dataclass(slots=True)
 class _Sum:
-    """What all steps of a repair came to."""
+    """What all steps of a repair came to.
+
+    Attributes:
+        until: only what was received before it was looked at.
+    """
 
     done: int = 0
     left_out: int = 0
     by_destination: collections.Counter[str] = field(default_factory=collections.Counter)
+    until: str | None = None
+
+    def add(self, step: Mapping[str, Any], verb: _Verb) -> None:
+        """Add the answer to one step."""
+        self.done += step[verb.done]
+        self.left_out += step["skipped"]
+        self.by_destination.update(step["by_destination"])
+        self.until = step.get("until")  # a relay of an older version doesn't say
 
     def text(self) -> str:
         """Return it for people."""
@@ -111,6 +125,8 @@ def replay(  # noqa: PLR0913
         if asked.wanted.get("state", "unrouted") != "unrouted":
             raise click.UsageError("--unrouted and another --state exclude each other")
         asked, by_routes = replace(asked, wanted={**asked.wanted, "state": "unrouted"}), True
+    if pace is not None and not pace.strip():
+        raise click.BadParameter("is empty; write it as 50/s, 100/min or 1000/h", param_hint="--pace")
     if asked.named and (to or by_routes or pace):
         raise click.UsageError("--to, --by-routes and --pace go with a search, not with single deliveries")
     more = {} if asked.named else {"to": to, "by_routes": by_routes, **({"pace": pace} if pace else {})}
@@ -152,44 +168,71 @@ def _repair(relay: Client, verb: _Verb, asked: _Asked) -> None:
     elif not asked.wanted:
         raise click.UsageError("name deliveries by their numbers, or say by options which are meant")
     elif asked.dry_run or asked.yes or sys.stdin.isatty():
-        _repair_found(relay, verb, replace(asked, wanted=_pinned(asked.wanted)))
+        asks = not (asked.dry_run or asked.yes)
+        _repair_found(relay, verb, replace(asked, wanted=_pinned(asked.wanted)) if asks else asked)
     else:
         raise click.UsageError("there is no terminal to ask on: try it with --dry-run, then give --yes")
 
 
 def _repair_named(relay: Client, verb: _Verb, asked: _Asked) -> None:
-    """Repair deliveries by their ids; one that is refused keeps no other from it."""
+    """Repair deliveries by their ids."""
+    one_by_one(
+        asked.named,
+        lambda delivery: relay.post("deliveries", delivery, verb.name, **verb.more),
+        verb.done,
+        as_json=asked.as_json,
+    )
+
+
+def one_by_one(ids: Iterable[int], act: Callable[[int], object], done: str, *, as_json: bool) -> None:
+    """Do something to each of some items; one that is refused keeps no other from it. Exit 1 if one was.
+
+    What was done is printed at the end, also if that comes early: a full disk there keeps no item from it.
+
+    Args:
+        ids: of the items.
+        act: does it to one.
+        done: the word by which what was done is counted.
+        as_json: print for scripts.
+    """
     from relay.client import RefusedError
 
+    made: list[int] = []
     refused: dict[int, str] = {}
-    for delivery in asked.named:
-        try:
-            relay.post("deliveries", delivery, verb.name, **verb.more)
-        except RefusedError as error:
-            if error.status not in {404, 409, 422}:
-                raise
-            refused[delivery] = str(error)
-            click.echo(f"{delivery}: {error}", err=True)
-        else:
-            if not asked.as_json:
-                click.echo(f"{delivery}: {verb.past}")
-    if asked.as_json:
-        click.echo(json.dumps({verb.done: len(asked.named) - len(refused), "refused": refused}))
+    try:
+        for id_ in ids:
+            try:
+                act(id_)
+            except RefusedError as error:
+                if error.status not in _OF_ONE_ITEM:
+                    raise
+                refused[id_] = str(error)
+            else:
+                made.append(id_)
+    finally:
+        for id_, why in refused.items():
+            click.echo(printable(f"{id_}: {why}"), err=True)
+        if as_json:
+            click.echo(json.dumps({done: len(made), "refused": refused}))
+        elif made:
+            click.echo("\n".join(f"{id_}: {done.replace('_', ' ')}" for id_ in made))
     if refused:
         sys.exit(1)
 
 
 def _repair_found(relay: Client, verb: _Verb, asked: _Asked) -> None:
     """Repair all that is found, after saying how much that is and asking."""
-    total = _Sum()
+    total, wanted = _Sum(), asked.wanted
     if not asked.yes or asked.dry_run:
-        total = _take(relay, verb, asked.wanted, dry_run=True)
+        total = _take(relay, verb, wanted, dry_run=True)
         if not (asked.dry_run and asked.as_json):
             click.echo(f"would {verb.name} {total.text()}", err=asked.as_json)
+        if total.until is not None:  # what came since then was not counted, so it isn't meant
+            wanted = {**wanted, "until": total.until}
     if not asked.dry_run and (asked.yes or total.done):
         if not asked.yes and not click.confirm("do it?", err=True):
             fail("nothing was changed")
-        total = _take(relay, verb, asked.wanted, dry_run=False)
+        total = _take(relay, verb, wanted, dry_run=False)
         if not asked.as_json:
             click.echo(f"{verb.past} {total.text()}")
     if asked.as_json:
@@ -203,14 +246,19 @@ def _take(relay: Client, verb: _Verb, wanted: Mapping[str, str], *, dry_run: boo
     doing = f"to {verb.name}" if dry_run else verb.past
     try:
         for step in relay.steps(verb.name, {"filter": wanted, **verb.more, "dry_run": dry_run}):
-            total.done += step[verb.done]
-            total.left_out += step["skipped"]
-            total.by_destination.update(step["by_destination"])
+            total.add(step, verb)
             if terminal:
                 click.echo(f"\r{doing}: {total.done} ", nl=False, err=True)
     except RelayError as error:
         before = f"{verb.past} before that: {total.text()}\n" if total.done and not dry_run else ""
         raise RelayError(f"{before}{error}") from error
+    except KeyboardInterrupt as error:
+        if dry_run:
+            raise
+        raise RelayError(
+            f"{verb.past} before you stopped it: {total.text()}\na step that was under way then may have been"
+            " done as well; itscope-relay changes says how many it were in all"
+        ) from error
     finally:
         if terminal:
             click.echo("\r\x1b[K", nl=False, err=True)
@@ -247,7 +295,7 @@ def pause(relay: Client, destination: str, *, as_json: bool) -> None:
       itscope-relay pause erp
     """
     done = relay.post("destinations", destination, "pause")
-    click.echo(json.dumps(done) if as_json else f"{destination}: paused")
+    click.echo(json.dumps(done) if as_json else printable(f"{destination}: paused"))
 
 
 @click.command()
@@ -262,4 +310,4 @@ def resume(relay: Client, destination: str, *, as_json: bool) -> None:
       itscope-relay resume erp
     """
     done = relay.post("destinations", destination, "resume")
-    click.echo(json.dumps(done) if as_json else f"{destination}: resumed")
+    click.echo(json.dumps(done) if as_json else printable(f"{destination}: resumed"))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import click
 
@@ -55,7 +58,7 @@ def serve(config_path: Path, log_format: str, log_level: str) -> None:
 
 @click.command()
 @config_option
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", type=click.Path(path_type=Path, readable=False))
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 @json_option
 def backup(config_path: Path, file: Path, *, force: bool, as_json: bool) -> None:
@@ -77,7 +80,8 @@ def backup(config_path: Path, file: Path, *, force: bool, as_json: bool) -> None
         click.echo(f"\r{size(written)} written ", nl=False, err=True)
 
     try:
-        made = back_up(store, file, replace=force, progress=show if terminal else None)
+        with _signals_as_errors():
+            made = back_up(store, file, replace=force, progress=show if terminal else None)
     except RelayError as error:
         fail(f"\n{error}" if terminal else str(error))
     if terminal:
@@ -86,3 +90,29 @@ def backup(config_path: Path, file: Path, *, force: bool, as_json: bool) -> None
         click.echo(json.dumps({"file": str(file), "bytes": made.bytes, "events": made.events}))
     else:
         click.echo(f"{file}: {number_of(made.events, 'event')}, {size(made.bytes)}")
+
+
+@contextlib.contextmanager
+def _signals_as_errors() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end what is done here with an error, so that it cleans up after itself.
+
+    SIGHUP that is ignored, as under nohup, stays so.
+    """
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        for caught in before:
+            signal.signal(caught, signal.SIG_IGN)  # one is enough
+        raise RelayError(f"ended by {signal.Signals(number).name}")
+
+    before = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

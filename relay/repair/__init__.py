@@ -5,6 +5,7 @@ a replay, `progress` what travels between steps. Who may ask, and in which form,
 change itself and its record to the store.
 """
 
+from relay.repair.legible import legible
 from relay.repair.plan import RepairConfig
 from relay.repair.progress import (
     MAX_ID,
@@ -18,6 +19,7 @@ from relay.repair.progress import (
     Sweep,
     a_cursor,
     a_pace,
+    mark,
     read_progress,
 )
 from relay.repair.repairs import Lanes, Released, Repairs
@@ -38,5 +40,7 @@ __all__ = [
     "Sweep",
     "a_cursor",
     "a_pace",
+    "legible",
+    "mark",
     "read_progress",
 ]

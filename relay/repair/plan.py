@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay import payload as payloads
-from relay.errors import BadPayloadError
 from relay.model import DeliveryState
+from relay.repair.legible import legible
 from relay.repair.progress import Goal
 from relay.routing import Router
 from relay.store.repair import DeliveryRecord, EventRecord, Filter, Replay
@@ -59,22 +59,33 @@ def plan(
     interval = goal.pace.per_seconds / goal.pace.count
     for event in events:
         payload = payload_of(event)
+        skipped += _number_superseded(event, goal, wanted)
         for destination, found in _targets(event, payload, config, goal, wanted):
             if not _is_possible(event, destination, config, goal):
                 skipped += 1
                 continue
-            key = payloads.order_key(payload, config.order_by.get(destination))
+            key = place(payload, config, destination, found)
             of = None if found is None else found.id
             replays.append(Replay(event.id, destination, due_at + len(replays) * interval, key, of))
     return Plan(tuple(replays), skipped, due_at + len(replays) * interval)
 
 
+def place(
+    payload: Mapping[str, Any], config: RepairConfig, destination: str, repeated: DeliveryRecord | None
+) -> str | None:
+    """Return the order that a replay has a place in: that of a dead delivery, or of one that is new there.
+
+    One that repeats what was delivered or discarded has none: what follows it went on long ago, and must not
+    wait for it now.
+    """
+    if repeated is not None and repeated.state is not DeliveryState.DEAD:
+        return None
+    return payloads.order_key(payload, config.order_by.get(destination))
+
+
 def payload_of(event: EventRecord) -> Mapping[str, Any]:
-    """Return an event's payload, empty where it has none or its body wasn't read."""
-    try:
-        return payloads.parse(event.body) if event.body is not None else {}
-    except BadPayloadError:  # released from quarantine
-        return {}
+    """Return what can be read of an event's payload; nothing where its body wasn't fetched."""
+    return {} if event.body is None else legible(event.body)
 
 
 def _targets(
@@ -90,14 +101,29 @@ def _targets(
     elif goal.to is not None:
         names = (goal.to,)
     else:
-        newest = {delivery.destination: delivery for delivery in event.deliveries}
-        for name, delivery in newest.items():
-            states = REPEATABLE if wanted.state is None else (wanted.state,)
-            if wanted.destination in {None, name} and delivery.state in states:
+        for name, delivery in _newest(event).items():
+            if delivery.state in REPEATABLE and _is_wanted(delivery, wanted):
                 yield name, delivery
         return
     for name in names:
         yield name, None
+
+
+def _newest(event: EventRecord) -> dict[str, DeliveryRecord]:
+    return {delivery.destination: delivery for delivery in event.deliveries}
+
+
+def _is_wanted(delivery: DeliveryRecord, wanted: Filter) -> bool:
+    return wanted.destination in {None, delivery.destination} and wanted.state in {None, delivery.state}
+
+
+def _number_superseded(event: EventRecord, goal: Goal, wanted: Filter) -> int:
+    """Return to how many destinations an event was found, but has a newer delivery that isn't repeated."""
+    if goal.by_routes or goal.to is not None:
+        return 0
+    found = {delivery.destination for delivery in event.deliveries if _is_wanted(delivery, wanted)}
+    newest = _newest(event)
+    return sum(not (_is_wanted(newest[name], wanted) and newest[name].state in REPEATABLE) for name in found)
 
 
 def _is_possible(event: EventRecord, destination: str, config: RepairConfig, goal: Goal) -> bool:

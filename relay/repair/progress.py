@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
+import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Annotated, Any, ClassVar
 
@@ -76,6 +80,7 @@ class Progress:
 
     Attributes:
         started_at: when its first step was made; it is for what was received until then.
+        about: the mark of what was asked for, and by whom.
         after: where the store goes on; None at the beginning of a phase.
         change: the record of the change, None before the first one.
         phase: which of the states that it goes through.
@@ -86,6 +91,7 @@ class Progress:
     __pydantic_config__: ClassVar[ConfigDict] = _STRICT
 
     started_at: _Instant
+    about: Annotated[str, Field(max_length=64)] = ""
     after: Annotated[str, AfterValidator(a_cursor)] | None = None
     change: Annotated[int, Field(ge=1, le=MAX_ID)] | None = None
     phase: Annotated[int, Field(ge=0, le=1)] = 0
@@ -100,11 +106,21 @@ class Progress:
 _ADAPTER = TypeAdapter(Progress)
 
 
-def read_progress(text: str) -> Progress:
+def mark(who: str, action: str, asked: Mapping[str, Any]) -> str:
+    """Return what tells one repair in steps from another; it keeps no secret."""
+    text = json.dumps([who, action, asked], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def read_progress(text: str, about: str) -> Progress:
     """Return the progress that a client sent back.
 
+    Args:
+        text: what it sent.
+        about: the mark of what it asks for now.
+
     Raises:
-        RepairRefusedError: it isn't one that a step could have given.
+        RepairRefusedError: it isn't one that a step could have given, or that of another repair.
     """
     try:
         progress = _ADAPTER.validate_json(base64.b64decode(text.encode(), altchars=b"-_", validate=True))
@@ -112,7 +128,20 @@ def read_progress(text: str) -> Progress:
         raise RepairRefusedError(
             Refusal.BAD_REQUEST, "cursor: send back what the step before gave as next"
         ) from error
+    if progress.about != about:
+        raise RepairRefusedError(
+            Refusal.BAD_REQUEST,
+            "cursor: it belongs to another repair; send the same body as before, by the same login",
+        )
     return progress
+
+
+def full_microseconds(at: float) -> float:
+    """Return an instant that RFC 3339 can write with microseconds: this one, or the first one after it."""
+    written = datetime.fromtimestamp(at, UTC)
+    if written.timestamp() < at:
+        written += timedelta(microseconds=1)
+    return written.timestamp()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +163,17 @@ class Sweep:
     limit: int
     detail: Mapping[str, Any] = field(default_factory=dict)
     dry_run: bool = False
+
+    def bounded(self) -> Filter:
+        """Return the filter without what is received after the first step, so that there is an end.
+
+        Where an id is given there is one anyway, and what a wrong clock dated into the future is meant too.
+        """
+        until = self.wanted.until
+        if self.wanted.any_id is None and self.wanted.delivery is None:
+            latest = math.nextafter(self.progress.started_at, math.inf)
+            until = latest if until is None else min(until, latest)
+        return self.wanted if until is None else replace(self.wanted, until=full_microseconds(until))
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +200,11 @@ class Step:
         skipped: found, but left as they are.
         by_destination: of those done.
         next: where the next step goes on, None at the end.
+        until: the repair is for what was received before it, in full microseconds; None: for all.
     """
 
     done: int
     skipped: int
     by_destination: Mapping[str, int]
     next: Progress | None
+    until: float | None

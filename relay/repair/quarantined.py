@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from relay import payload as payloads
-from relay.errors import BadPayloadError
 from relay.model import Event, Owed, References
+from relay.repair.legible import legible
 from relay.repair.plan import RepairConfig
 from relay.store.repair import QuarantineRecord
-
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-_NESTED_TOO_DEEP = "too-deep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,23 +54,3 @@ def admitted(
         for name in destinations
     }
     return Admission(event, payloads.references(payload), owed)
-
-
-def legible(body: bytes) -> Mapping[str, Any]:
-    """Return what can be read of a body that needn't be a proper payload; of a key given twice the last."""
-    try:
-        return payloads.parse(body)
-    except BadPayloadError as error:
-        if error.reason == _NESTED_TOO_DEEP:
-            return {}
-    try:
-        found = json.loads(body.decode("utf-8-sig", errors="replace"))
-    except (ValueError, RecursionError):  # a number may also have too many digits
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {key: value for key, value in found.items() if not _is_unstorable(value)}
-
-
-def _is_unstorable(value: Any) -> bool:
-    return isinstance(value, str) and _UNSTORABLE.search(value) is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +12,17 @@ from typing import Any, Protocol
 from relay.config import suggestion
 from relay.metrics import Metrics
 from relay.model import DeliveryState, LaneState
-from relay.payload import order_key
-from relay.repair.plan import OPEN, RepairConfig, needs_bodies, payload_of, plan
-from relay.repair.progress import REST_SECONDS, Goal, Progress, Refusal, RepairRefusedError, Step, Sweep
+from relay.repair.plan import OPEN, RepairConfig, needs_bodies, payload_of, place, plan
+from relay.repair.progress import (
+    MAX_STEP,
+    REST_SECONDS,
+    Goal,
+    Progress,
+    Refusal,
+    RepairRefusedError,
+    Step,
+    Sweep,
+)
 from relay.repair.quarantined import admitted
 from relay.store import Store
 from relay.store.repair import Change, Changed, DeliveryRecord, EventRecord, Filter, Found, Page, Replay
@@ -87,9 +94,12 @@ class Repairs:
         self._require_configured([destination])
         for other in event.deliveries:
             if other.destination == destination and other.state in OPEN:
-                raise _conflict(f"delivery {other.id} to {destination} is {other.state}: it is under way")
+                raise _conflict(
+                    f"delivery {other.id} to {destination} is {other.state}: it is delivered by itself;"
+                    " resume the destination to have it tried at once"
+                )
         payload = await asyncio.to_thread(payload_of, event)
-        key = order_key(payload, self.config.order_by.get(destination))
+        key = place(payload, self.config, destination, delivery)
         now = self._now()
         change = Change(who, now, "replay", {"delivery": id_})
         changed = await self._store.replay(change, [Replay(event.id, destination, now, key, id_)])
@@ -123,7 +133,7 @@ class Repairs:
 
     async def replay(self, sweep: Sweep, goal: Goal) -> Step:
         """Make one step of a replay, in order of acceptance."""
-        wanted, progress, config = _until_started(sweep), sweep.progress, self.config
+        wanted, progress, config = sweep.bounded(), sweep.progress, self.config
         self._require_replayable(wanted, goal)
         page = Page(sweep.limit, progress.after, newest_first=False)
         bodies = needs_bodies(config, goal, wanted)
@@ -143,11 +153,15 @@ class Repairs:
             destinations,
             planned.skipped,
             _next(progress, found.next, changed.id, planned.due_at, str(goal.pace)),
+            wanted.until,
         )
 
     async def discard(self, sweep: Sweep, reason: str) -> Step:
-        """Make one step of giving up deliveries, first the pending ones and then the dead ones."""
-        wanted, progress = _until_started(sweep), sweep.progress
+        """Make one step of giving up deliveries, first the pending ones and then the dead ones.
+
+        Those in flight are left as they are; in the end they are counted.
+        """
+        wanted, progress = sweep.bounded(), sweep.progress
         states = _DISCARDABLE if wanted.state is None else (wanted.state,)
         if wanted.unrouted or states[0] not in _DISCARDABLE:
             raise _unprocessable("filter.state: only pending and dead deliveries can be discarded")
@@ -167,11 +181,14 @@ class Repairs:
         if following is None and progress.phase + 1 < len(states):
             change_id = changed.id or progress.change
             following = replace(progress, after=None, phase=progress.phase + 1, change=change_id)
-        return _step(changed, [delivery.destination for delivery in found.items], 0, following)
+        left = following is None and wanted.state is None
+        skipped = await self._number_in_flight(wanted) if left else 0
+        destinations = [delivery.destination for delivery in found.items]
+        return _step(changed, destinations, skipped, following, wanted.until)
 
     async def skip(self, sweep: Sweep) -> Step:
         """Make one step of letting go on what waits behind dead deliveries."""
-        wanted, progress = _until_started(sweep), sweep.progress
+        wanted, progress = sweep.bounded(), sweep.progress
         if wanted.unrouted or wanted.state not in {None, DeliveryState.DEAD}:
             raise _unprocessable("filter.state: only dead deliveries can be skipped")
         found = await self._deliveries(wanted, DeliveryState.DEAD, sweep.limit, progress)
@@ -183,7 +200,7 @@ class Repairs:
             self._skipped(sweep.who, changed)
             await asyncio.sleep(REST_SECONDS)
         destinations = [delivery.destination for delivery in holding]
-        return _step(changed, destinations, 0, _next(progress, found.next, changed.id))
+        return _step(changed, destinations, 0, _next(progress, found.next, changed.id), wanted.until)
 
     # ---- destinations
 
@@ -193,10 +210,16 @@ class Repairs:
         await self._set_paused(Change(who, self._now(), "pause", {"destination": destination}), destination)
 
     async def resume(self, who: str, destination: str) -> None:
-        """Send to a destination again; it needn't be paused, or configured any more if it is."""
+        """Send to a destination again, now, also what would wait for its next attempt.
+
+        It needn't be paused, or configured any more if it is.
+        """
         known = [*self.config.destinations, *await self._store.paused()]
         self._require_known(destination, known)
-        await self._set_paused(Change(who, self._now(), "resume", {"destination": destination}), destination)
+        now = self._now()
+        await self._set_paused(Change(who, now, "resume", {"destination": destination}), destination)
+        while await self._store.bring_forward(destination, now, now):
+            self.lanes.notice([destination])
 
     async def _set_paused(self, change: Change, destination: str) -> None:
         """Change the store, then the lane; one at a time, so that the lane ends up as the store says."""
@@ -262,6 +285,15 @@ class Repairs:
         page = Page(limit, progress.after, newest_first=False)
         return await self._store.find_deliveries(replace(wanted, state=state), page)
 
+    async def _number_in_flight(self, wanted: Filter) -> int:
+        """Return how many deliveries are in flight, which the lanes keep few."""
+        wanted, number, cursor = replace(wanted, state=DeliveryState.IN_FLIGHT), 0, None
+        while True:
+            found = await self._store.find_deliveries(wanted, Page(MAX_STEP, cursor, newest_first=False))
+            number += len(found.items)
+            if (cursor := found.next) is None:
+                return number
+
     def _require_replayable(self, wanted: Filter, goal: Goal) -> None:
         if goal.to is not None:
             self._require_configured([goal.to])
@@ -313,13 +345,6 @@ class Repairs:
             _log.info(fact, extra={"fields": fields})
 
 
-def _until_started(sweep: Sweep) -> Filter:
-    """Return the filter without what was received after the first step, so that there is an end."""
-    latest = math.nextafter(sweep.progress.started_at, math.inf)
-    until = sweep.wanted.until
-    return replace(sweep.wanted, until=latest if until is None else min(until, latest))
-
-
 def _as_if(progress: Progress, items: Sequence[object]) -> Changed:
     """Return what a change would have done, had it been made."""
     return Changed(progress.change, (True,) * len(items))
@@ -337,9 +362,16 @@ def _counted(changed: Changed, destinations: Sequence[str]) -> Counter[str]:
     return Counter(name for name, done in zip(destinations, changed.done, strict=True) if done)
 
 
-def _step(changed: Changed, destinations: Sequence[str], skipped: int, following: Progress | None) -> Step:
+def _step(
+    changed: Changed,
+    destinations: Sequence[str],
+    skipped: int,
+    following: Progress | None,
+    until: float | None,
+) -> Step:
     done = sum(changed.done)
-    return Step(done, skipped + len(destinations) - done, _counted(changed, destinations), following)
+    left = skipped + len(destinations) - done
+    return Step(done, left, _counted(changed, destinations), following, until)
 
 
 def _require_done(changed: Changed, id_: int) -> None:

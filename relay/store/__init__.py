@@ -112,7 +112,10 @@ class Store(Repair, Protocol):
         ...
 
     async def bring_forward(self, destination: str, latest_due_at: float, now: float) -> int:
-        """Make those retries due now that are due later than any could be, since the clock was set back."""
+        """Make retries due now that are due after an instant; return how many, 0 when none is left.
+
+        How many at once is bounded, so call it until then. `now` must not be after `latest_due_at`.
+        """
         ...
 
     async def expire(self, now: float) -> int:

@@ -161,7 +161,8 @@ class Change:
         who: the operator.
         action: a word such as `replay`.
         detail: what was asked for, as JSON can hold it.
-        id: of the record that an earlier step of the same change made; None for the first step.
+        id: of the record that an earlier step of the same change made; None for the first step. A record of
+            somebody else, or of something else, is left as it is, and the change gets one of its own.
     """
 
     who: str
@@ -207,9 +208,9 @@ class Replay:
         due_at: not before it; it also counts as owed since then.
         order_key: its place in an order, None for none.
         of: the delivery that it repeats, which must be delivered, dead or discarded, with no other one of
-            the event to this destination under way; a dead one is discarded by it. None: the event goes there
-            for the first time, and nothing is done where it was delivered to this destination already or is
-            about to be.
+            the event to this destination under way. None: the event goes there for the first time, and
+            nothing is done where it was delivered to this destination already or is about to be. Either way,
+            every dead delivery of the event to this destination is discarded by the new one.
     """
 
     event: int

@@ -15,6 +15,15 @@ from relay.errors import StoreError
 _log = logging.getLogger(__name__)
 
 
+_PRAGMAS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "cache_size = -32000",
+    "journal_size_limit = 67108864",  # what a long backup let the log grow to is given back
+)
+
+
 def lock(path: Path) -> int:
     """Return a descriptor that holds the lock beside a database; the system frees it with the process.
 
@@ -44,7 +53,7 @@ def connect(path: Path) -> apsw.Connection:
 
 def set_durability(connection: apsw.Connection) -> None:
     """Make a commit survive a power failure."""
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "cache_size = -32000"):
+    for pragma in _PRAGMAS:
         connection.pragma(*pragma.split(" = "))
 
 

@@ -36,7 +36,7 @@ from relay.store.sqlite_search import (
 )
 
 # Bodies of one page; one event may exceed it alone.
-MAX_PAGE_BYTES = 16 << 20
+MAX_PAGE_BYTES = 4 << 20
 
 _DELIVERY = (
     "json_array(d.id, e.id, e.event_id, e.source, e.event_type, e.transaction_status, d.destination, d.state,"

@@ -99,17 +99,16 @@ class RepairSteps:
         return places
 
     def _replace(self, made: Mapping[int, Replay], now: float) -> list[_Open]:
-        """Discard the dead deliveries that new ones repeat; return them as they were."""
+        """Discard all dead deliveries of the same event and destination; return them as they were.
+
+        One that stayed would hold up the new one, of which it is the older in the same order.
+        """
         rows = self._json(
             "SELECT json_group_array(json_array(m.value ->> 0, d.id, d.destination, d.state, d.order_key))"
             " FROM json_each(:made) AS m CROSS JOIN deliveries AS d INDEXED BY deliveries_event"
             " ON d.event = m.value ->> 1 AND d.destination = m.value ->> 2"
-            " WHERE d.state = 'dead' AND (m.value ->> 3 IS NULL OR d.id = m.value ->> 3)",
-            {
-                "made": json.dumps(
-                    [(id_, replay.event, replay.destination, replay.of) for id_, replay in made.items()]
-                )
-            },
+            " WHERE d.state = 'dead'",
+            {"made": json.dumps([(id_, replay.event, replay.destination) for id_, replay in made.items()])},
         )
         dead = _discardable(row[1:] for row in rows)
         self._give_up([(row[1], f"replayed as {row[0]}") for row in rows], now)
@@ -255,18 +254,21 @@ class RepairSteps:
         return Changed(self._note(change, sum(done)), tuple(done), destinations)
 
     def _note(self, change: Change, number: int) -> int | None:
-        """Record a step that did something, with the steps of the same change before it."""
+        """Record a step that did something: with those before it, or anew if they are of another change."""
         if not number:
             return change.id
+        detail = json.dumps(dict(change.detail))
         if change.id is not None:
             self._connection.execute(
-                "UPDATE changes SET number = number + ? WHERE id = ? AND who = ? AND action = ?",
-                (number, change.id, change.who, change.action),
+                "UPDATE changes SET number = number + ?"
+                " WHERE id = ? AND who = ? AND action = ? AND detail = ?",
+                (number, change.id, change.who, change.action, detail),
             )
-            return change.id
+            if self._connection.changes():
+                return change.id
         id_: int = self._connection.execute(
             "INSERT INTO changes (at, who, action, detail, number) VALUES (?, ?, ?, ?, ?) RETURNING id",
-            (change.at, change.who, change.action, json.dumps(dict(change.detail)), number),
+            (change.at, change.who, change.action, detail, number),
         ).get
         return id_
 

@@ -261,17 +261,23 @@ class Steps:
 
     def release(self, batches: Sequence[Sequence[Delivery]]) -> list[list[str]]:
         """Give claims back; return for each batch the destinations of those that were still held."""
-        deliveries = [delivery for batch in batches for delivery in batch]
-        held = self._held(deliveries)
+        held = self._held([delivery for batch in batches for delivery in batch])
+        released: list[list[str]] = []
+        ids: list[int] = []
+        for batch in batches:
+            released.append([])
+            for delivery in batch:
+                claim = (delivery.id, delivery.token)
+                if claim in held:
+                    held.remove(claim)  # given back twice, it is so once
+                    ids.append(delivery.id)
+                    released[-1].append(delivery.destination)
         self._connection.execute(
             "UPDATE deliveries SET state = 'pending', token = NULL, lease_until = NULL"
             " WHERE id IN (SELECT value FROM json_each(?))",
-            (json.dumps([id_ for id_, token in held if (id_, token) in _claims(deliveries)]),),
+            (json.dumps(ids),),
         )
-        return [
-            [delivery.destination for delivery in batch if (delivery.id, delivery.token) in held]
-            for batch in batches
-        ]
+        return released
 
     def renew(self, batches: Sequence[tuple[Sequence[Delivery], float]]) -> list[None]:
         """Extend the leases of (deliveries, now)."""

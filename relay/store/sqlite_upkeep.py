@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 MAX_QUARANTINED = 1_000  # requests, and their bodies' bytes; the oldest make room
 MAX_QUARANTINED_BYTES = 256 << 20
+MAX_BROUGHT_FORWARD = 1_000  # at once: webhooks wait for it
 
 
 class Upkeep:
@@ -93,9 +94,10 @@ class Upkeep:
         for destination, latest, now in wishes:
             before = self._connection.total_changes()
             self._connection.execute(
-                "UPDATE deliveries SET due_at = ? WHERE destination = ? AND fresh = 0 AND state = 'pending'"
-                " AND blocked = 0 AND due_at > ? AND attempts > 0",
-                (now, destination, latest),
+                "UPDATE deliveries SET due_at = ? WHERE id IN (SELECT id FROM deliveries"
+                " WHERE destination = ? AND fresh = 0 AND state = 'pending' AND blocked = 0 AND due_at > ?"
+                " AND attempts > 0 LIMIT ?)",
+                (now, destination, latest, MAX_BROUGHT_FORWARD),
             )
             moved.append(self._connection.total_changes() - before)
         return moved

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
+import re
+import signal
 import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from tests.e2e.receiver import Receive, Received, Receiver
 from tests.e2e.relay_process import (
@@ -389,6 +394,7 @@ async def test_what_is_no_relay_is_told_in_a_sentence(receive: Receive) -> None:
         ("replay", "15", "--state", "dead"),
         ("replay", "15", "--to", "erp"),
         ("replay", "--unrouted", "--state", "dead"),
+        ("replay", "--state", "dead", "--pace", "", "--yes"),
         ("discard", "15"),
         ("skip", "15", "--dry-run"),
         ("events", "--state", "asleep"),
@@ -401,6 +407,250 @@ def test_bad_usage_is_told_before_anything_is_asked(arguments: tuple[str, ...]) 
     refused = run(*arguments)
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "--help' for help" in refused.stderr
+
+
+# ---- hostile texts, hostile terminals, hostile addresses
+
+EVIL = "evil\x1b]0;x\x07\x1b[2J\x9b2J\r\u202e"
+NEUTRAL = r"evil\x1b]0;x\x07\x1b[2J\x9b2J\r\u202e"
+
+Answer = Callable[[web.Request], Awaitable[web.Response]]
+
+
+@contextlib.asynccontextmanager
+async def answering(answer: Answer) -> AsyncIterator[str]:
+    """Serve an admin listener that answers as it likes; its address."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def evil(**fields: Any) -> dict[str, Any]:
+    """Return an object whose every text is hostile, but some."""
+    names = (
+        *("event_id", "source", "event_type", "transaction_status", "order_id", "itscope_order_id"),
+        *("document_id", "transaction_id", "content_type", "trace_id", "destination", "state", "reason"),
+        *("detail", "text", "order_key", "who", "action", "error", "answer", "next_state", "name", "why"),
+    )
+    instants = dict.fromkeys(
+        ("received_at", "last_received_at", "accepted_at", "due_at", "at", "started_at"), EVIL
+    )
+    numbers = {"id": 1, "size": 1, "number": 1, "times": 1, "attempt_count": 1, "event": 1, "replay_of": 1}
+    return dict.fromkeys(names, EVIL) | instants | numbers | {"blocked": True} | fields
+
+
+def hostile_answer() -> dict[str, Any]:
+    attempt = evil(status=None, duration_seconds=1.0)
+    delivery = evil(attempts=[attempt])
+    route = evil(finding="matched", to=[EVIL])
+    routes = {"routes": [route], "destinations": [EVIL]}
+    answer = evil(deliveries=[delivery], routes=routes, next=None)
+    return {**answer, "changes": [evil()], "quarantine": [evil()]}
+
+
+async def test_nothing_that_a_relay_tells_can_act_on_a_terminal() -> None:
+    async def answer(request: web.Request) -> web.Response:
+        listed = {"events": [hostile_answer()]} if request.path.endswith("/events") else {}
+        if request.path.endswith("/pause"):
+            return web.json_response({"error": EVIL}, status=404)
+        return web.json_response(hostile_answer() | listed)
+
+    async with answering(answer) as admin:
+        for arguments, times in (
+            (("event", "1"), 20),
+            (("events",), 5),
+            (("deliveries",), 5),
+            (("changes",), 3),
+            (("quarantine",), 3),
+            (("quarantine", "show", "1"), 5),
+            (("pause", "erp"), 1),
+        ):
+            ran = await asyncio.to_thread(run, *arguments, variables={"ITSCOPE_RELAY_ADMIN_URL": admin})
+            shown = ran.stdout + ran.stderr
+            assert [char for char in shown if not char.isprintable() and char != "\n"] == [], arguments
+            assert shown.count("evil") >= times, shown
+
+
+async def test_a_body_is_neutral_on_a_terminal_and_unchanged_elsewhere() -> None:
+    body = f"line\n\t{EVIL}".encode() + b"\xff"
+
+    async def answer(request: web.Request) -> web.Response:
+        found = evil(id=4, events=[])
+        return web.Response(body=body) if request.path.endswith("/body") else web.json_response(found)
+
+    async with answering(answer) as admin:
+        for arguments in (("event", "4", "--body"), ("quarantine", "body", "4")):
+            seen = await asyncio.to_thread(_seen_on_terminal, admin, *arguments)
+            assert seen.expandtabs(8) == f"line\r\n        {NEUTRAL}\\xff\r\n"
+            assert await asyncio.to_thread(_bytes_of, admin, *arguments) == body
+
+
+async def test_an_event_may_hold_a_number_of_any_length(world: World) -> None:
+    body = event("one", number=4711).replace(b"4711", b"7" * 5000)
+    assert (await world.relay.post(world.client, body))[0] == 200
+    assert (await world.done("event", "one")).startswith("event 1: ORDER SENT, from itscope\n")
+    same = await world.done("diff-routes", "-c", world.folder / "config.yaml")
+    assert same == "1 event: all would go where they went\n"
+
+
+async def test_a_number_that_is_an_id_of_another_event_too_is_told(world: World) -> None:
+    await world.post("one", orderId="1")
+    alone = await world.command("event", "1")
+    assert (alone.returncode, alone.stderr) == (0, "")
+    await world.post("two", orderId="1")
+    both = await world.command("event", "1")
+    assert both.stdout == alone.stdout
+    assert both.stderr == ("this is the event with the number 1; others have 1 as an id: events --id 1\n")
+
+
+async def test_a_repair_does_no_more_than_it_said_before_it_asked(world: World) -> None:
+    await world.post("one", eventType="INVOICE")
+    await world.idle()
+    keyboard, terminal = pty.openpty()
+    process = await asyncio.create_subprocess_exec(
+        *(COMMAND, "discard", "--destination", "crm", "--since", "1h", "--reason", "late"),
+        stdin=terminal,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment({"ITSCOPE_RELAY_ADMIN_URL": world.relay.admin}),
+    )
+    try:
+        assert process.stderr is not None
+        await asyncio.wait_for(process.stderr.readuntil(b"do it?"), DEADLINE_SECONDS)
+        await world.post("two", eventType="INVOICE")
+        await world.idle()
+        os.write(keyboard, b"y\n")
+        printed, _ = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    finally:
+        os.close(keyboard)
+        os.close(terminal)
+    assert printed == b"would discard 1: crm 1\ndiscarded 1: crm 1\n"
+    states = await world.states()
+    assert ("crm discarded" in states["one"], "crm dead" in states["two"]) == (True, True)
+
+
+async def test_a_repair_that_is_stopped_says_how_far_it_came() -> None:
+    reached, never = asyncio.Event(), asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        if (await request.json())["cursor"] is not None:
+            reached.set()
+            await never.wait()
+        step = {"replayed": 500, "skipped": 0, "by_destination": {"crm": 500}, "next": "more"}
+        return web.json_response(step)
+
+    async with answering(answer) as admin:
+        process = await asyncio.create_subprocess_exec(
+            *(COMMAND, "replay", "--state", "dead", "--yes", "--url", admin),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment(),
+        )
+        await asyncio.wait_for(reached.wait(), DEADLINE_SECONDS)
+        process.send_signal(signal.SIGINT)
+        printed, said = await asyncio.wait_for(process.communicate(), DEADLINE_SECONDS)
+    assert (process.returncode, printed) == (1, b"")
+    assert said.startswith(b"replayed before you stopped it: 500: crm 500\n")
+
+
+async def test_a_full_disk_keeps_nothing_from_being_done(world: World) -> None:
+    for number in range(2):
+        await world.post(f"event-{number}", eventType="INVOICE")
+    await world.idle()
+    dead = [str(one["id"]) for one in await world.json("deliveries", "--state", "dead")]
+    for arguments in (("discard", *dead, "--reason", "late"), ("pause", "erp"), ("schema",)):
+        ran = await asyncio.to_thread(_on_full_disk, world.relay.admin, *arguments)
+        assert (ran.returncode, ran.stderr) == (1, "can't write the output: no space left on device\n")
+    assert await world.states("--state", "dead") == {}
+    assert (await world.json("destinations"))[0]["paused_at"] is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--url", "http://ops:geheim@h:nope"), 1, "holds a login; give that with --user\n$"),
+        (("--url", "http://ops:ge/geheim@h"), 1, "holds a login; give that with --user\n$"),
+        (("--url", "http://[::1"), 1, "is no address of an admin listener: "),
+        (("--url", "http://h:nope"), 1, "is no address of an admin listener: "),
+        (("--url", f"http://{'a' * 70}.example"), 1, "is no address of an admin listener: "),
+        (("--url", "http://xn--ä.example"), 1, "is no address of an admin listener: "),
+        (("--url", "http://127.0.0.1:9/ü"), 1, "can't reach the admin listener at http://127.0.0.1:9: "),
+        (("--url", "http://127.0.0.1:9/a b"), 1, "can't reach the admin listener at http://127.0.0.1:9: "),
+        (("--url", "http://h\udcff"), 2, "--url.*: is not UTF-8 text"),
+        (("--id", "\udcff"), 2, "--id.*: is not UTF-8 text"),
+        (("--user", "\udcff:x"), 2, "--user.*: is not UTF-8 text"),
+        (("--user", "\udcff:x", "--since", "\udcff"), 2, "is not UTF-8 text"),
+    ],
+)
+def test_what_can_not_be_asked_is_told_in_a_sentence(
+    arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    refused = run("events", *arguments)
+    assert (refused.returncode, refused.stdout) == (code, "")
+    assert re.search(told, refused.stderr)
+    assert "geheim" not in refused.stderr
+
+
+def test_an_argument_that_is_no_text_is_told_of() -> None:
+    for command in ("event", "pause"):
+        refused = run(command, "\udcff")
+        assert refused.returncode == 2
+        assert "is not UTF-8 text" in refused.stderr
+    assert run("check", "-c", "\udcff.yaml").stderr == (
+        "\\udcff.yaml: can't be read: no such file or directory\n"
+    )
+
+
+async def test_what_an_output_has_no_character_for_is_escaped(world: World) -> None:
+    await world.post("schön 漢", eventType="ORDER")
+    printed = await asyncio.to_thread(
+        _bytes_of, world.relay.admin, "events", variables={"PYTHONIOENCODING": "iso-8859-1"}
+    )
+    assert "schön \\u6f22".encode("iso-8859-1") in printed
+
+
+def _bytes_of(admin: str, *arguments: str, variables: Mapping[str, str] | None = None) -> bytes:
+    """Run a command that must succeed, and return what it printed."""
+    return subprocess.run(
+        [COMMAND, *arguments, "--url", admin], env=environment(variables), capture_output=True, check=True
+    ).stdout
+
+
+def _on_full_disk(admin: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command whose output goes to a disk that is full."""
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        return subprocess.run(
+            [COMMAND, *arguments],
+            env=environment({"ITSCOPE_RELAY_ADMIN_URL": admin}),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+
+def _seen_on_terminal(admin: str, *arguments: str) -> str:
+    """Run a command whose output is a terminal, and return what is written to that."""
+    screen, terminal = pty.openpty()
+    seen = b""
+    try:
+        with subprocess.Popen(
+            [COMMAND, *arguments], stdout=terminal, env=environment({"ITSCOPE_RELAY_ADMIN_URL": admin})
+        ):
+            os.close(terminal)
+            with contextlib.suppress(OSError):  # so it ends
+                while part := os.read(screen, 65536):
+                    seen += part
+    finally:
+        os.close(screen)
+    return seen.decode()
 
 
 def _on_terminal(admin: str, typed: str, *arguments: str) -> subprocess.CompletedProcess[str]:

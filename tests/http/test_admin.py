@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from relay import __version__
 from tests.contract import METRICS
 from tests.http.conftest import StartRelay
-from tests.http.world import ORDER, RIGHT, Clock, Receiver, Running, refused, until
+from tests.http.world import ORDER, RIGHT, Answer, Clock, Receiver, Running, refused, until
 
 OPERATOR = encode_basic_auth("admin", "operator-secret")
 
@@ -314,3 +315,103 @@ async def test_errors_are_json(running: Running, path: str, method: str, status:
     code = {404: "not-found", 405: "method-not-allowed"}[status]
     refused(answer, status, folder=running.folder, code=code)
     assert ("Allow" in answer.headers) == (status == 405)
+
+
+async def ask_as(running: Running, host: str, *, path: str = "/api/v1/events", method: str = "GET") -> Answer:
+    """Send what a page whose name resolves to loopback makes a browser send."""
+    origin = {"Origin": f"http://{host}", "Sec-Fetch-Site": "same-origin"}
+    return await running.ask(path, method=method, headers={"Host": host, **origin})
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("127.0.0.1:1", 200),
+        ("127.1.2.3:8081", 200),
+        ("[::1]", 200),
+        ("[::1]:8081", 200),
+        ("localhost", 200),
+        ("LocalHost:8081", 200),
+        ("evil.example", 403),
+        ("evil.example:1", 403),
+        ("localhost.evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("127.0.0.1@evil.example", 403),
+        ("evil.example:80:127.0.0.1", 403),
+        ("10.0.0.1", 403),
+        ("0.0.0.0:8081", 403),
+        ("relay", 403),
+        ("", 403),
+    ],
+)
+async def test_name_that_was_made_to_resolve_to_loopback_is_refused(
+    running: Running, host: str, status: int
+) -> None:
+    for path, method in (("/api/v1/events", "GET"), ("/api/v1/destinations/erp/pause", "POST")):
+        answer = await ask_as(running, host, path=path, method=method)
+        assert answer.status == status
+        if status == 403:
+            sentence = refused(answer, 403, folder=running.folder, code="forbidden")
+            assert sentence.startswith("without admin.auth, only localhost or a loopback address")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/-/healthy", "/-/ready"])
+async def test_probes_and_metrics_may_use_any_name(running: Running, path: str) -> None:
+    assert (await ask_as(running, "relay.internal:8081", path=path)).status == 200
+    assert (await ask_as(running, "relay.internal", path="/-/reload", method="POST")).status == 403
+
+
+async def test_any_name_will_do_with_logins(relay: StartRelay) -> None:
+    running = await relay(admin={"auth": [{"username": "admin", "password": "operator-secret"}]})
+    headers = {"Authorization": OPERATOR, "Host": "relay.internal:8081"}
+    assert (await running.ask("/api/v1/events", headers=headers)).status == 200
+    assert (await ask_as(running, "relay.internal")).status == 401
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAuthorization: Basic c3VwZXJzZWNyZXQ=\x01\r\n\r\n",
+        b"GET /metrics HTTP/9.9\r\nHost: localhost\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"c3VwZXJzZWNyZXQ=\r\n\r\n",
+    ],
+    ids=lambda sent: repr(sent[:60]),
+)
+async def test_bad_http_is_refused_and_not_logged(
+    running: Running, caplog: pytest.LogCaptureFixture, sent: bytes
+) -> None:
+    caplog.set_level(logging.INFO)
+    caplog.clear()
+    wire = await running.wire(admin=True)
+    await wire.send(sent)
+    answer = await wire.answer()
+    assert refused(answer, 400, folder=running.folder, code="bad-request") == "the request is not valid HTTP"
+    assert "c3Vw" not in answer.body.decode()
+    assert answer.headers["Server"] == "itscope-relay"
+    assert await wire.rest() == b""
+    assert caplog.records == []
+
+
+async def test_unknown_expectation_is_refused(running: Running) -> None:
+    answer = await running.ask("/metrics", headers={"Expect": "miracles"})
+    refused(answer, 417, folder=running.folder, code="expectation-failed")
+
+
+async def test_unknown_method_is_refused(running: Running) -> None:
+    refused(
+        await running.ask("/metrics", method="PROPFIND"),
+        405,
+        folder=running.folder,
+        code="method-not-allowed",
+    )
+
+
+async def test_failure_of_the_relay_is_told_without_its_reason(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.admin.reading.answer", lambda _fields: 1 / 0)
+    answer = await running.ask("/api/v1/events")
+    refused(answer, 500, folder=running.folder, code="internal")

@@ -51,6 +51,22 @@ async def test_paused_destination_gets_nothing_until_it_is_resumed(
     assert facts == ["destination.paused", "destination.resumed"]
 
 
+async def test_resume_has_all_tried_at_once_that_waits_for_its_next_attempt(
+    relay: StartRelay, erp: Receiver
+) -> None:
+    never = {"failures": 1, "cooldown": "1h", "max_cooldown": "1h"}
+    slow = {"initial": "10h", "max": "10h"}
+    running = await relay(destinations={"erp": {"breaker": never, "retry": slow}})
+    operator = Operator(running)
+    erp.script.append(503)
+    await running.post(ORDER)
+    await until(lambda: running.deliveries() == [("pending", 1)])
+    assert (await destination(operator))["breaker"] == "open"
+    await operator.post("/destinations/erp/resume")
+    await running.settled("delivered")
+    assert (await destination(operator))["breaker"] == "closed"
+
+
 @pytest.mark.parametrize("name", ["erpp", "x" * 300, "%00", "%ED%A0%80", "%FF", "a%2Fb"])
 async def test_unknown_destination_is_not_found(operator: Operator, name: str) -> None:
     for action in ("pause", "resume"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 import apsw
 import pytest
 
+from relay.admin.reading import MAX_PAYLOAD_PAGES
+from relay.store.sqlite_find import MAX_PAGE_BYTES
 from tests.http.conftest import StartRelay
 from tests.http.operator import Operator
 from tests.http.test_answers import made_impatient
-from tests.http.world import ORDER, Receiver, Running, head, refused, until
+from tests.http.world import ORDER, Receiver, Running, Wire, head, refused, until
 
 INSTANT = re.compile(r"[0-9-]{10}T[0-9:]{8}\.[0-9]{3}Z")
 
@@ -79,6 +82,52 @@ async def test_numbers_that_python_can_not_hold_stay_as_they_were_written(operat
     await operator.running.post(b'{"eventId": "a", "n": 1e999}')
     for path in ("/events/1", "/events?payload=true"):
         assert b'"n": 1e999' in (await operator.ask("GET", path)).body
+
+
+async def ask_and_not_read(running: Running) -> Wire:
+    """Ask for more payloads than the buffers of a connection hold."""
+    wire = await running.wire(admin=True)
+    wire._reader._transport.pause_reading()  # type: ignore[attr-defined]
+    await wire.send(b"GET /api/v1/events?payload=true HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    return wire
+
+
+async def store_large_ones(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relay.store.sqlite_find.MAX_PAGE_BYTES", 16 << 20)
+    for count in range(16):
+        await running.post({"eventId": f"e-{count}", "text": "x" * 900_000})
+
+
+async def test_pages_of_payloads_wait_for_those_that_nobody_reads(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await store_large_ones(running, monkeypatch)
+    lazy = [await ask_and_not_read(running) for _ in range(MAX_PAYLOAD_PAGES)]
+    await until(running.relay._admin._reading._payload_pages.locked)
+    waiting = asyncio.ensure_future(running.ask("/api/v1/events?payload=true"))
+    done, _ = await asyncio.wait([waiting], timeout=0.5)
+    assert not done
+    assert (await running.ask("/api/v1/events")).status == 200  # others don't wait
+    for wire in lazy:
+        await wire.close()
+    assert len((await waiting).json["events"]) == 16
+
+
+async def test_client_that_reads_no_payloads_loses_its_connection(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.admin.reading.WRITE_SECONDS", 0.05)
+    await store_large_ones(running, monkeypatch)
+    for _ in range(2 * MAX_PAYLOAD_PAGES):
+        await ask_and_not_read(running)
+    server = running.relay.admin._runner.server
+    assert server is not None
+    await until(lambda: not server.connections)
+    assert not running.relay._admin._reading._payload_pages.locked()
+
+
+def test_page_of_payloads_is_small() -> None:
+    assert MAX_PAGE_BYTES == 4 << 20
 
 
 async def test_list_goes_on_over_pages_in_both_orders(operator: Operator) -> None:
@@ -258,7 +307,8 @@ async def test_body_that_stops_half_way_is_answered(
     monkeypatch.setattr("relay.admin.parameters.BODY_SECONDS", 0.05)
     wire = await running.wire(admin=True)
     lines = ("Content-Type: application/json", "Content-Length: 100")
-    await wire.send(head(*lines, target="/api/v1/replay", auth=None) + b'{"filter"')
+    request = head(*lines, target="/api/v1/replay", auth=None).replace(b"Host: relay", b"Host: localhost")
+    await wire.send(request + b'{"filter"')
     answer = await wire.answer()
     assert (answer.status, answer.json["code"]) == (408, "timeout")
 

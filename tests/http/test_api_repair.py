@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import logging
+import re
 import time
+from datetime import datetime
 from typing import Any
 
 import pytest
 
+from relay.admin import representation
 from relay.lane import POLL_SECONDS
-from relay.repair import Progress, read_progress
+from relay.repair import Progress, Sweep, mark
+from relay.routediff import compare
+from relay.routing import Route, Router
+from relay.store.repair import Filter
 from tests.http.conftest import StartRelay
 from tests.http.operator import Operator
 from tests.http.world import Clock, Receiver, Running, until
@@ -64,7 +71,7 @@ async def test_what_is_under_way_is_not_replayed(operator: Operator, erp: Receiv
     await operator.running.post({"eventId": "a"})
     await erp.arrived(1)
     answer = await operator.post("/deliveries/1/replay", status=409)
-    assert answer["error"] == "delivery 1 to erp is in_flight: it is under way"
+    assert answer["error"].startswith("delivery 1 to erp is in_flight: it is delivered by itself")
     assert (await operator.post("/deliveries/1/discard", {"reason": "x"}, 409))["code"] == "conflict"
     assert (await operator.post("/deliveries/1/skip", status=409))["code"] == "conflict"
 
@@ -191,12 +198,25 @@ async def test_all_dead_ones_are_replayed_in_order_of_acceptance(operator: Opera
     assert change["detail"] == {"filter": {"state": "dead", "destination": "erp"}, "pace": "1000/s"}
 
 
-async def test_bulk_replay_keeps_the_order_of_each_key(relay: StartRelay) -> None:
+async def test_replay_of_what_was_delivered_holds_up_nothing(relay: StartRelay) -> None:
     running = await relay(destinations={"erp": {"order_by": "orderId"}})
+    operator = Operator(running)
+    await running.post({"eventId": "e-1", "orderId": "4711"})
+    await running.settled("delivered")
+    step = await operator.post("/replay", {"filter": {"destination": "erp"}, "pace": "1/h"})
+    assert step["replayed"] == 1
+    await operator.post("/replay", {"filter": {"id": "e-1"}, "pace": "1/h"})  # skipped: it is under way
+    await running.post({"eventId": "e-2", "orderId": "4711"})
+    await until(lambda: running.deliveries()[-1] == ("delivered", 1))
+
+
+async def test_bulk_replay_keeps_the_order_of_each_key(relay: StartRelay, erp: Receiver) -> None:
+    erp.otherwise = 422
+    running = await relay(destinations={"erp": {"order_by": "orderId", "on_dead": "continue"}})
     operator = Operator(running)
     for count in range(3):
         await running.post({"eventId": f"e-{count}", "orderId": "4711"})
-    await running.settled("delivered", number=3)
+    await running.settled("dead", number=3)
     await operator.post("/destinations/erp/pause")
     await operator.post("/replay", {"filter": {"destination": "erp"}, "pace": "1000/s"})
     replayed = await operator.pages("/deliveries", "deliveries", state="pending")
@@ -228,7 +248,7 @@ async def test_step_without_a_pace_goes_on_in_that_of_the_one_before(
     await operator.post("/destinations/erp/pause")
     wanted: dict[str, Any] = {"filter": {"state": "dead"}, "limit": 1}
     first = await operator.post("/replay", {**wanted, "pace": "1/h"})
-    assert read_progress(first["next"]).pace == "1/h"
+    assert json.loads(base64.urlsafe_b64decode(first["next"]))["pace"] == "1/h"
     second = await operator.post("/replay", {**wanted, "cursor": first["next"]})
     await operator.post("/replay", {**wanted, "cursor": second["next"]})
     (due,) = operator.running.rows("SELECT max(due_at) - min(due_at) FROM deliveries WHERE replay_of > 0")
@@ -252,7 +272,7 @@ async def test_only_the_newest_delivery_of_an_event_is_repeated(operator: Operat
     await operator.post("/deliveries/1/replay")
     await until(lambda: states(operator.running) == ["discarded", "delivered"])
     step = await operator.post("/replay", {"filter": {"state": "discarded"}})
-    assert (step["replayed"], step["skipped"]) == (0, 0)
+    assert (step["replayed"], step["skipped"]) == (0, 1)
     step = await operator.post("/replay", {"filter": {"destination": "erp"}})
     assert step["replayed"] == 1
     await until(lambda: states(operator.running) == ["discarded", "delivered", "delivered"])
@@ -418,14 +438,206 @@ async def test_cursor_that_no_step_gave_is_refused(operator: Operator, text: str
         assert (await operator.post(path, body, 400))["error"].startswith("cursor: ")
 
 
-async def test_cursor_of_another_filter_is_refused(operator: Operator) -> None:
-    body = {"filter": {"state": "dead"}, "reason": "x", "cursor": str(Progress(1e9, phase=1))}
-    answer = await operator.post("/discard", body, 400)
-    assert answer["error"] == "cursor: it belongs to another filter"
+@pytest.mark.parametrize(
+    ("path", "change", "status"),
+    [
+        ("/replay", {"limit": 3}, 200),
+        ("/replay", {"dry_run": True}, 200),
+        ("/replay", {"pace": "7/s"}, 200),
+        ("/replay", {"filter": {"state": "dead", "id": None}}, 200),
+        ("/replay", {"filter": {"state": "dead", "destination": "erp"}}, 400),
+        ("/replay", {"filter": {"since": "1h"}}, 400),
+        ("/replay", {"to": "erp"}, 400),
+        ("/replay", {"by_routes": True}, 400),
+        ("/skip", {}, 400),
+        ("/discard", {"reason": "x"}, 400),
+    ],
+)
+async def test_cursor_of_another_repair_is_refused(
+    operator: Operator, erp: Receiver, path: str, change: dict[str, Any], status: int
+) -> None:
+    await die(operator.running, erp, 2)
+    body: dict[str, Any] = {"filter": {"state": "dead"}, "limit": 1}
+    first = await operator.post("/replay", body)
+    answer = await operator.post(path, {**body, "cursor": first["next"], **change}, status)
+    if status == 400:
+        assert answer["error"].startswith("cursor: it belongs to another repair; ")
+        assert await operator.changes() == [("anonymous", "replay", 1)]
 
 
-async def test_cursor_with_a_change_that_is_not_there_harms_nobody(operator: Operator, erp: Receiver) -> None:
+async def test_cursor_of_somebody_else_is_refused(relay: StartRelay, erp: Receiver) -> None:
+    accounts = [{"username": name, "password": f"{name}-secret-1"} for name in ("anna", "bert")]
+    running = await relay(admin={"auth": accounts})
+    anna, bert = (Operator(running, (name, f"{name}-secret-1")) for name in ("anna", "bert"))
+    await die(running, erp, 2)
+    body = {"filter": {"state": "dead"}, "limit": 1, "reason": "x"}
+    first = await anna.post("/discard", body)
+    await bert.post("/discard", {**body, "cursor": first["next"]}, 400)
+    await anna.post("/discard", {**body, "cursor": first["next"]})
+    assert await anna.changes() == [("anna", "discard", 2)]
+
+
+async def test_cursor_goes_on_after_a_restart(operator: Operator, erp: Receiver) -> None:
+    await die(operator.running, erp, 2)
+    body: dict[str, Any] = {"filter": {"state": "dead", "since": "1h"}, "limit": 1}
+    first = await operator.post("/replay", body)
+    await operator.running.restart()
+    await operator.post("/replay", {**body, "cursor": first["next"]})
+    assert await operator.changes() == [("anonymous", "replay", 2)]
+
+
+@pytest.mark.parametrize("change", [1, 2**63 - 1])
+async def test_every_change_leaves_a_record_whatever_the_cursor_says(
+    operator: Operator, erp: Receiver, change: int
+) -> None:
     await die(operator.running, erp, 1)
-    cursor = str(Progress(8e9, change=2**63 - 1))
-    step = await operator.post("/replay", {"filter": {"state": "dead"}, "cursor": cursor})
+    await operator.post("/replay", {"filter": {"state": "dead"}, "to": "erp"})
+    await die(operator.running, erp, 1, first=1)
+    wanted = {"state": "dead"}
+    cursor = str(Progress(8e9, mark("anonymous", "replay", {"filter": wanted}), change=change))
+    step = await operator.post("/replay", {"filter": wanted, "cursor": cursor})
     assert step["replayed"] == 1
+    assert await operator.changes() == [("anonymous", "replay", 1)] * 2
+
+
+# ---- which events a repair is for
+
+
+async def test_dry_run_says_until_when_it_looked(operator: Operator, erp: Receiver, clock: Clock) -> None:
+    await die(operator.running, erp, 2)
+    body: dict[str, Any] = {"filter": {"state": "dead"}, "dry_run": True}
+    before = clock()
+    until_text = (await operator.post("/replay", body))["until"]
+    assert re.fullmatch(r"[0-9-]{10}T[0-9:]{8}\.[0-9]{6}Z", until_text)
+    assert before < datetime.fromisoformat(until_text).timestamp()
+    await die(operator.running, erp, 1, first=2)
+    same = {"filter": {"state": "dead", "until": until_text}}
+    for dry_run in (True, False):
+        step = await operator.post("/replay", {**same, "dry_run": dry_run})
+        assert (step["replayed"], step["until"]) == (2, until_text)
+
+
+@pytest.mark.parametrize(("path", "more"), [("/replay", {}), ("/skip", {}), ("/discard", {"reason": "x"})])
+async def test_until_of_the_filter_counts_where_it_is_earlier(
+    operator: Operator, path: str, more: dict[str, Any]
+) -> None:
+    body = {"filter": {"until": "2026-01-01T00:00:00.000001Z"}, **more}
+    assert (await operator.post(path, body))["until"] == "2026-01-01T00:00:00.000001Z"
+    body = {"filter": {"until": "2200-01-01T00:00:00Z"}, **more}
+    assert (await operator.post(path, body))["until"] < "2200"
+    assert (await operator.post(path, {"filter": {"id": "x"}, **more}))["until"] is None
+
+
+def test_bound_of_a_repair_is_after_all_that_was_received_and_survives_being_written() -> None:
+    for count in range(10_000):
+        started_at = 1.7e9 + count * 29_999.123_456_7
+        bound = Sweep("w", Filter(), Progress(started_at), 1).bounded().until
+        assert bound is not None
+        assert started_at < bound <= started_at + 2e-6
+        written = representation.instant(bound, timespec="microseconds")
+        assert written is not None
+        assert datetime.fromisoformat(written).timestamp() == bound
+
+
+async def test_what_was_dated_into_the_future_is_found_by_its_id(
+    operator: Operator, erp: Receiver, clock: Clock
+) -> None:
+    clock.moved_seconds += 7200
+    await die(operator.running, erp, 1, orderId="4711")
+    clock.moved_seconds -= 7200
+    assert (await operator.post("/replay", {"filter": {"state": "dead"}}))["replayed"] == 0
+    for path, word, more in (
+        ("/replay", "replayed", {}),
+        ("/discard", "discarded", {"reason": "x"}),
+    ):
+        step = await operator.post(path, {"filter": {"id": "4711"}, "dry_run": True, **more})
+        assert step[word] == 1
+    assert (await operator.post("/replay", {"filter": {"id": "e-0"}}))["replayed"] == 1
+
+
+async def test_what_is_in_flight_is_counted_as_not_discarded(relay: StartRelay, erp: Receiver) -> None:
+    running = await relay(destinations={"erp": {"concurrency": 1}})
+    operator = Operator(running)
+    await die(running, erp, 1)
+    await operator.post("/destinations/erp/pause")
+    await running.post({"eventId": "waiting"})
+    await operator.post("/destinations/erp/resume")
+    erp.otherwise = erp.hang
+    await erp.arrived(2)
+    await operator.post("/destinations/erp/pause")
+    body = {"filter": {"destination": "erp"}, "reason": "x", "limit": 1}
+    for dry_run in (True, False):
+        steps = await operator.steps("/discard", {**body, "dry_run": dry_run})
+        assert sum(step["discarded"] for step in steps) == 1
+        assert sum(step["skipped"] for step in steps) == 1
+    dead = await operator.steps("/discard", {**body, "filter": {"state": "dead"}})
+    assert [step["skipped"] for step in dead] == [0]
+
+
+async def test_older_dead_delivery_does_not_hold_up_the_new_one(relay: StartRelay, erp: Receiver) -> None:
+    running = await relay(destinations={"erp": {"order_by": "orderId"}})
+    operator = Operator(running)
+    await running.post({"eventId": "a", "orderId": "4711"})
+    await running.settled("delivered")
+    erp.otherwise = 422
+    await operator.post("/deliveries/1/replay")
+    await until(lambda: states(running) == ["delivered", "dead"])
+    erp.otherwise = 200
+    await operator.post("/deliveries/1/replay")
+    await until(lambda: states(running) == ["delivered", "discarded", "delivered"])
+
+
+async def test_found_delivery_that_is_not_the_newest_counts_as_skipped(
+    operator: Operator, erp: Receiver
+) -> None:
+    await die(operator.running, erp, 1)
+    await operator.post("/replay", {"filter": {"state": "dead"}, "to": "erp"})
+    await until(lambda: states(operator.running) == ["discarded", "delivered"])
+    step = await operator.post("/replay", {"filter": {"state": "discarded"}})
+    assert (step["replayed"], step["skipped"]) == (0, 1)
+    step = await operator.post("/replay", {"filter": {"state": "delivered"}, "dry_run": True})
+    assert (step["replayed"], step["skipped"]) == (1, 0)
+
+
+# ---- released from quarantine
+
+
+async def test_released_request_is_read_the_same_way_by_all(
+    relay: StartRelay, erp: Receiver, crm: Receiver
+) -> None:
+    erp.script.append(422)
+    running = await relay(
+        destinations={"erp": {"order_by": "orderId"}, "crm": {"url": crm.url}},
+        routes=[{"match": {"eventType": "ORDER"}, "to": ["erp"]}],
+    )
+    operator = Operator(running)
+    await running.post(b'{"eventType": "X", "eventType": "ORDER", "orderId": 4711, "n": NaN}')
+    await operator.post("/quarantine/1/release")
+    await running.settled("dead")
+    details = await operator.get("/events/1")
+    assert details["routes"]["destinations"] == ["erp"]
+    assert details["legible"] == {"eventType": "ORDER", "orderId": "4711", "n": "nan"}
+    (listed,) = (await operator.get("/events", payload="true"))["events"]
+    assert (listed["payload"], listed["legible"]) == (None, details["legible"])
+    assert compare(Router([Route(to=("erp",), match={"eventType": ("ORDER",)})]), [listed]).differing == 0
+    await operator.post("/destinations/erp/pause")
+    await operator.post("/deliveries/1/replay")
+    assert (await operator.delivery())["order_key"] == "4711"
+    await operator.post("/destinations/erp/resume")
+    await until(lambda: running.deliveries()[-1] == ("delivered", 1))
+    await running.reload(routes=[{"match": {"eventType": "ORDER"}, "to": ["erp", "crm"]}])
+    step = await operator.post("/replay", {"filter": {"since": "1h"}, "by_routes": True})
+    assert step["by_destination"] == {"crm": 1}
+
+
+async def test_what_was_sent_by_hand_is_not_what_routes_did(
+    operator: Operator, clock: Clock, crm: Receiver
+) -> None:
+    await operator.running.post({"eventId": "a", "eventType": "ORDER"})
+    await operator.running.reload(destinations={"crm": {"url": crm.url}})
+    clock.moved_seconds += 60
+    await operator.post("/replay", {"filter": {"id": "a"}, "to": "crm"})
+    (event,) = (await operator.get("/events", payload="true"))["events"]
+    assert [one["destination"] for one in event["deliveries"]] == ["erp", "crm"]
+    assert compare(Router([Route(to=("erp",))]), [event]).differing == 0
+    assert compare(Router([Route(to=("erp", "crm"))]), [event]).differing == 1

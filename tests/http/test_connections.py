@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from yarl import URL
 
 from relay.config import Destination
-from relay.connections import MAX_ANSWER_BYTES, Answer, ClosedError, Connections, NotHttpError
+from relay.connections import (
+    MAX_ANSWER_BYTES,
+    Answer,
+    ClosedError,
+    Connections,
+    NotHttpError,
+    UnreachableError,
+)
 from relay.delivery import _head
 from tests.http.world import DEADLINE_SECONDS, until
 
@@ -306,3 +316,46 @@ async def test_beginning_of_an_answers_body_is_kept(
     server.script.append(parts)
     assert await ask(connections) == Answer(422, None, kept)
     assert (await ask(connections)).status == 200
+
+
+# ---- looking a host up
+
+
+async def test_name_that_takes_long_to_look_up_delays_nobody_else(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = await server.start()
+    answered, asked = threading.Event(), []
+    real = socket.getaddrinfo
+
+    def slow(host: str, port: int, *, type: socket.SocketKind, flags: int) -> Any:  # noqa: A002 (its name)
+        if host == "slow.example":
+            if flags & socket.AI_NUMERICHOST:
+                raise socket.gaierror
+            asked.append(host)
+            answered.wait(DEADLINE_SECONDS)
+            host = "127.0.0.1"
+        return real(host, port, type=type, flags=flags)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)  # the world's resolver
+    waiting = Connections(URL(f"http://slow.example:{port}/"))
+    other = Connections(URL(f"http://127.0.0.1:{port}/"))
+    asks = [asyncio.ensure_future(ask(waiting)) for _ in range(50)]
+    await until(lambda: asked)
+    assert (await ask(other)).status == 200
+    await asyncio.to_thread(int)  # the threads that all share are free
+    answered.set()
+    assert {one.status for one in await asyncio.gather(*asks)} == {200}
+    assert len(asked) == 1
+    waiting.close()
+    other.close()
+    await asyncio.sleep(0)
+
+
+async def test_name_that_does_not_exist_is_unreachable_every_time() -> None:
+    connections = Connections(URL("http://nothing.invalid:1/"))
+    for _ in range(2):
+        with pytest.raises(UnreachableError) as caught:
+            await ask(connections)
+        assert isinstance(caught.value.__cause__, socket.gaierror)
+    connections.close()

@@ -72,6 +72,13 @@ def test_every_error_has_the_one_shape() -> None:
                     assert content["schema"]["$ref"].rpartition("/")[2] in {"Error", "Problems"}
 
 
+def test_what_any_request_may_be_answered_is_promised() -> None:
+    for path, operations in PATHS.items():
+        for operation in operations.values():
+            promised = {"400", "417", "500", *(("403",) if path.startswith("/api/") else ())}
+            assert promised <= operation["responses"].keys()
+
+
 # ---- clients that follow it
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from relay.errors import StoreError, StoreUnavailableError
 from relay.model import DeliveryState
-from relay.store import Store
+from relay.store import Store, sqlite_upkeep
 from tests.store.opened import (
     START,
     Opened,
@@ -466,3 +466,29 @@ async def test_retries_of_a_clock_that_was_ahead_are_brought_forward(store: Stor
     assert sorted(ids((await claim_again(store, START)).deliveries)) == ["e1", "e3"]
     assert (await claim_again(store, START, "crm")).deliveries == ()
     assert await store.bring_forward("erp", START + 3600, START) == 0
+
+
+async def test_so_many_are_brought_forward_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite_upkeep, "MAX_BROUGHT_FORWARD", 2)
+    await accept(store, "e1", "e2", "e3")
+    await store.record([attempt(one, PENDING, due_at=START + 9000) for one in await claim_all(store)])
+    moved = [await store.bring_forward("erp", START, START) for _ in range(3)]
+    assert moved == [2, 1, 0]
+    assert len((await claim_again(store, START)).deliveries) == 3
+
+
+async def test_claim_that_is_given_back_twice_at_once_counts_once(store: Store) -> None:
+    await accept(store, "e1")
+    claimed = await claim_all(store)
+    await asyncio.gather(store.release(claimed), store.release(claimed))
+    assert await backlog(store) == owed(pending=1, oldest=START)
+
+
+async def test_cost_of_giving_claims_back_grows_with_their_number_only(store: Store) -> None:
+    """By its square, these would take minutes, for which webhooks wait: the deadline is far from either."""
+    await asyncio.gather(*(accept(store, f"e{number}", at=START) for number in range(12_000)))
+    claimed = [one for _ in range(12) for one in await claim_all(store)]
+    assert len(claimed) == 12_000
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(store.release(claimed[n : n + 250]) for n in range(0, 12_000, 250)))
+    assert (await backlog(store)).counts[PENDING] == 12_000

@@ -145,8 +145,24 @@ async def test_delivery_is_not_repeated_twice_at_once(store: Store) -> None:
 
 async def test_change_of_somebody_else_is_not_added_to(store: Store) -> None:
     first = await store.pause(BY_HAND, "erp")
-    await store.resume(replace(BY_HAND, who="mallory", id=first.id), "erp")
-    assert [(change.who, change.number) for change in await changes(store)] == [("alice", 1)]
+    second = await store.resume(replace(BY_HAND, who="mallory", id=first.id), "erp")
+    assert second.id != first.id
+    recorded = [(change.id, change.who, change.number) for change in await changes(store)]
+    assert recorded == [(first.id, "alice", 1), (second.id, "mallory", 1)]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [replace(BY_HAND, action="other"), replace(BY_HAND, detail={"why": "o"}), replace(BY_HAND, id=2**63 - 1)],
+    ids=["action", "detail", "none"],
+)
+async def test_change_that_goes_on_with_another_one_gets_a_record_of_its_own(
+    store: Store, other: Change
+) -> None:
+    first = await store.pause(BY_HAND, "erp")
+    await store.pause(replace(other, id=other.id or first.id), "crm")
+    recorded = [(change.action, change.detail, change.number) for change in await changes(store)]
+    assert recorded == [("by-hand", {"why": "ä"}, 1), (other.action, other.detail, 1)]
 
 
 async def test_delivery_of_another_event_or_destination_is_not_repeated(store: Store) -> None:
@@ -191,13 +207,24 @@ async def test_first_replay_discards_every_dead_delivery_there(store: Store) -> 
     assert (await backlog(store)).counts[DEAD] == 0
 
 
-async def test_repeat_leaves_other_dead_deliveries_alone(store: Store) -> None:
+async def test_repeat_of_an_older_delivery_discards_the_dead_one_before_it(store: Store) -> None:
     first = await bring(store, DELIVERED)
-    replay = Replay(first.event, "erp", NOW, of=first.id)
+    replay = Replay(first.event, "erp", NOW, "k", of=first.id)
     await store.replay(BY_HAND, [replay])
-    await finish(store, DEAD)
+    died = attempt(await claim_one(store), DEAD)
+    await store.record([replace(died, transition=replace(died.transition, keeps_place=True))])
     await store.replay(BY_HAND, [replay])
-    assert [one.state for one in await made(store)] == [DELIVERED, DEAD, PENDING]
+    assert [one.state for one in await made(store)] == [DELIVERED, DISCARDED, PENDING]
+    assert await go_through(store) == ["e1"]
+
+
+async def test_dead_deliveries_of_others_stay(store: Store) -> None:
+    first, second = await bring(store, DEAD, "e1"), await bring(store, DEAD, "e2")
+    await store.replay(BY_HAND, [Replay(first.event, "new", NOW)])
+    await finish(store, DEAD, "new")
+    await store.replay(BY_HAND, [Replay(first.event, "erp", NOW, of=first.id)])
+    assert [one.state for one in await made(store)] == [DISCARDED, DEAD, PENDING]
+    assert (await made(store, "e2"))[0] == second
 
 
 async def test_one_step_makes_one_delivery_of_an_event_to_a_destination(store: Store) -> None:

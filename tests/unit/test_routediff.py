@@ -7,18 +7,20 @@ from typing import Any
 from relay.routediff import FIRST, compare
 from relay.routing import Route, Router
 
+RECEIVED_AT = "2026-11-22T11:01:36.123Z"
 INVOICES = Router([Route(to=("archive",), match={"eventType": ("INVOICE",)}), Route(to=("erp",))])
 
 
 def event(
     *went: str, kind: str | None = "INVOICE", replayed: str | None = None, readable: bool = True
 ) -> dict[str, Any]:
-    deliveries: list[dict[str, Any]] = [{"destination": name, "replay_of": None} for name in went]
+    deliveries: list[dict[str, Any]] = [{"destination": name, "accepted_at": RECEIVED_AT} for name in went]
     if replayed is not None:
-        deliveries.append({"destination": replayed, "replay_of": 1})
+        deliveries.append({"destination": replayed, "accepted_at": "2026-11-22T12:00:00.000Z"})
     payload = {"eventType": kind} if readable else None
     return {
         "source": "itscope",
+        "received_at": RECEIVED_AT,
         "event_type": kind,
         "transaction_status": None,
         "payload": payload,
