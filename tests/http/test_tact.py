@@ -228,10 +228,12 @@ async def test_rate_limit_bounds_attempts_of_every_kind(relay: StartRelay, erp: 
 
 async def test_retries_and_fresh_events_share_the_rate(relay: StartRelay, erp: Receiver) -> None:
     erp.otherwise = 503
-    running = await relay(destinations={"erp": {"rate_limit": "100/s"}})
+    running = await relay(destinations={"erp": {"rate_limit": "20/s burst 20"}})
     await post_all(running, *({"eventId": f"e-{number}"} for number in range(60)))
-    await erp.arrived(60)
-    first = [received.headers["X-Relay-Attempt"] == "1" for received in erp.requests[20:60]]
+    await until(lambda: running.deliveries().count(("in_flight", 1)) >= 12)  # in the lane's memory again
+    sent = len(erp.requests)
+    await erp.arrived(sent + 12)
+    first = [received.headers["X-Relay-Attempt"] == "1" for received in erp.requests[sent : sent + 12]]
     assert all(one is not other for one, other in pairwise(first))
 
 
