@@ -36,7 +36,8 @@ from tests.e2e.relay_process import (
 NOWHERE = {"erp": "http://127.0.0.1:9/"}
 SENDERS = 4
 SLOW_DISK = """
-import os, time
+import os, signal, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # whoever runs the tests may have it ignored
 def fsync(descriptor):
     print("slow", flush=True)
     time.sleep(60)
