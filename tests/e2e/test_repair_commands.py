@@ -552,6 +552,8 @@ async def test_a_repair_that_is_stopped_says_how_far_it_came() -> None:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=environment(),
+            # Whoever runs the tests in the background has it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         await asyncio.wait_for(reached.wait(), DEADLINE_SECONDS)
         process.send_signal(signal.SIGINT)
