@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import os
 import platform
 import shutil
+import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -162,8 +165,8 @@ def island(folder: Path, seconds: float, rounds: int, rate: float = 200.0) -> No
 def replay(folder: Path, seconds: float, rounds: int, rate: float = 200.0) -> None:
     """The times of fresh events, while 100,000 old ones are replayed to one of the destinations, and not.
 
-    Two relays with the same past take turns; one of them makes all the replays in its first round and goes
-    on delivering them, at the pace asked for, through the others.
+    Two relays with the same past take turns, each stopped while it is the other's. One of them is making the
+    replays in all its rounds, and delivers them meanwhile at the pace asked for.
     """
     events, pace = 100_000, 50
     past = folder / "past.db"
@@ -181,32 +184,48 @@ def replay(folder: Path, seconds: float, rounds: int, rate: float = 200.0) -> No
             processes = {"quiet": quiet, "replaying": replaying}
             for process, receivers in zip(processes.values(), sides.values(), strict=True):
                 await receivers.run(process.port, rate, 2, 3)
-            making = asyncio.create_task(asyncio.to_thread(_replay_all, replaying.admin, pace))
+            made: list[int] = []
+            enough = threading.Event()
+            making = asyncio.create_task(asyncio.to_thread(_replay, replaying.admin, pace, made, enough))
             for _ in range(rounds):
                 for name, process in processes.items():
-                    times = await sides[name].run(process.port, rate, seconds, 3)
+                    other = quiet if process is replaying else replaying
+                    with _stopped(other.pid):
+                        await asyncio.sleep(1)  # in which it catches up with what became due
+                        times = await sides[name].run(process.port, rate, seconds, 3)
                     arrivals[name].append(list(itertools.chain(*times.deliveries.values())))
-            made, took = await making
+            if making.done():
+                raise RuntimeError("the replays were made before the last round; take fewer or shorter ones")
+            enough.set()
+            await making
         print(
             f"replay: fresh events at {rate:g}/s to 3 destinations, post to arrival, {rounds} rounds;"
-            f" {made} old events replayed to one of them at {pace}/s (made in {took:.0f} s)"
+            f" {events} old events being replayed to one of them at {pace}/s ({sum(made)} made meanwhile)"
         )
         _print_p99("replaying", "quiet", arrivals)
 
     uvloop.run(run())
 
 
-def _replay_all(admin: int, pace: int) -> tuple[int, float]:
-    """Replay everything that d0 was sent; return how much it was, and how long asking for it took."""
-    started = time.monotonic()
+@contextlib.contextmanager
+def _stopped(pid: int) -> Iterator[None]:
+    """Keep a process from running."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _replay(admin: int, pace: int, made: list[int], enough: threading.Event) -> None:
+    """Replay what d0 was sent, all or until it is enough, and note what each step made."""
     old = {"destination": "d0", "state": "delivered", "until": "1h"}
     wish: dict[str, object] = {"filter": old, "pace": f"{pace}/s"}
-    made = 0
-    while True:
+    while not enough.is_set():
         step = harness.post(f"http://127.0.0.1:{admin}/api/v1/replay", wish)
-        made += cast("int", step["replayed"])
+        made.append(cast("int", step["replayed"]))
         if step["next"] is None:
-            return made, time.monotonic() - started
+            break
         wish["cursor"] = step["next"]
 
 

@@ -220,7 +220,7 @@ def post(url: str, payload: dict[str, object]) -> dict[str, object]:
     """Post JSON and return the JSON that is answered."""
     headers = {"Content-Type": "application/json"}
     request = urllib.request.Request(url, json.dumps(payload).encode(), headers)  # noqa: S310
-    with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=600) as response:  # noqa: S310
         answer: dict[str, object] = json.load(response)
     return answer
 

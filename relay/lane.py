@@ -32,7 +32,7 @@ from relay.store import Store
 _log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  # how long something due may go unnoticed that nobody announced
-GATHER_SECONDS = 0.02  # at least, before something is claimed that becomes due
+GATHER_SECONDS = 0.1  # at least, before something is claimed that becomes due
 LAST_RECORD_SECONDS = 2.0  # for the store to take the last attempts of a lane that closes
 PAUSE_SECONDS = 1.0  # between tries to reach a store, or to get a socket, where there is none
 LOOK_SECONDS = 30.0  # a maintenance window is noticed by then at the latest, should the wall clock jump

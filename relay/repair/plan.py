@@ -56,7 +56,6 @@ def plan(
     """Return the deliveries to make, the first due at `due_at` and the others one after the other."""
     replays: list[Replay] = []
     skipped = 0
-    interval = goal.pace.per_seconds / goal.pace.count
     for event in events:
         payload = payload_of(event)
         skipped += _number_superseded(event, goal, wanted)
@@ -66,8 +65,10 @@ def plan(
                 continue
             key = place(payload, config, destination, found)
             of = None if found is None else found.id
-            replays.append(Replay(event.id, destination, due_at + len(replays) * interval, key, of))
-    return Plan(tuple(replays), skipped, due_at + len(replays) * interval)
+            replays.append(
+                Replay(event.id, destination, due_at + len(replays) * goal.interval_seconds, key, of)
+            )
+    return Plan(tuple(replays), skipped, due_at + len(replays) * goal.interval_seconds)
 
 
 def place(

@@ -26,8 +26,9 @@ from relay.store.repair import Filter
 MAX_STEP = 500  # events or deliveries that one step looks at
 # A step is one transaction that webhooks wait for, and takes the event loop's time: a few milliseconds, and a
 # rest after it that lets everything else come first.
-USUAL_STEP = 50
+USUAL_STEP = 20
 REST_SECONDS = 0.05
+LONGEST_REST_SECONDS = 0.2
 MAX_ID = 2**63 - 1  # of a store
 _MAX_INSTANT = 8e9  # the year 2223: far from where arithmetic with dates ends
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -189,6 +190,18 @@ class Goal:
     to: str | None
     by_routes: bool
     pace: Rate
+
+    @property
+    def interval_seconds(self) -> float:
+        """From one delivery to the next."""
+        return self.pace.per_seconds / self.pace.count
+
+    def rest_seconds(self, made: int) -> float:
+        """Return how long to rest after a step that made so many deliveries.
+
+        There is no haste to make them much sooner than they are due: twice as fast as their pace will do.
+        """
+        return min(LONGEST_REST_SECONDS, max(REST_SECONDS, made * self.interval_seconds / 2))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from relay.config import suggestion
@@ -140,14 +141,15 @@ class Repairs:
         found = await self._store.find_events(wanted, page, bodies=bodies)
         now = self._now()
         start = max(now, progress.due_at)
-        planned = await asyncio.to_thread(plan, found.items, config, goal, wanted, start)
+        planning = partial(plan, found.items, config, goal, wanted, start)
+        planned = await asyncio.to_thread(planning) if bodies else planning()  # payloads may be large
         destinations = [one.destination for one in planned.replays]
         changed = _as_if(progress, destinations)
         if not sweep.dry_run and planned.replays:
             change = Change(sweep.who, now, "replay", sweep.detail, progress.change)
             changed = await self._store.replay(change, planned.replays)
             self._replayed(sweep.who, changed, destinations)
-            await asyncio.sleep(REST_SECONDS)
+            await asyncio.sleep(goal.rest_seconds(len(destinations)))
         return _step(
             changed,
             destinations,

@@ -127,7 +127,10 @@ def test_bad_bodys_place_is_named() -> None:
 
 @given(
     st.recursive(
-        st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_characters="\0")),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.text(st.characters(codec="utf-8", exclude_characters="\0")),
         lambda inner: st.lists(inner) | st.dictionaries(st.text('abc\\"[]{}ü'), inner),
         max_leaves=20,
     ),
