@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,6 +30,7 @@ import apsw
 import uvloop
 
 from bench import clock, harness, history
+from tests.postgres import PostgresServer
 
 WARM_UP_SECONDS = 1.0
 
@@ -46,22 +48,31 @@ class Round:
 
 
 def throughput(folder: Path, seconds: float, rounds: int) -> None:
-    """Accepted and delivered as fast as it goes, 64 connections, 3 destinations, 600-byte events."""
-    sides: dict[str, Callable[..., object]] = {"bare": harness.bare, "relay": harness.relay}
+    """Accepted and delivered as fast as it goes, 64 connections, 3 destinations, 600-byte events.
+
+    The relay with SQLite and, on the same two cores as everything else, with PostgreSQL.
+    """
+    sides: dict[str, Callable[[Path, list[str]], AbstractContextManager[harness.Process]]] = {
+        "bare": harness.bare,
+        "relay": harness.relay,
+        "postgres": _on_postgres,
+    }
     results: dict[str, list[Round]] = {side: [] for side in sides}
     with harness.receivers(folder / "nginx") as receivers:
         for number in range(rounds):
             for side, start in sides.items():
-                with start(folder / f"{side}{number}", receivers.urls) as process:  # type: ignore[attr-defined]
+                with start(folder / f"{side}{number}", receivers.urls) as process:
                     results[side].append(_full_load(process, receivers, seconds))
     print("throughput: accepted and delivered to 3 destinations, as fast as it goes")
-    for name, unit in (("delivered", "events/s"), ("accepted", "accepts/s")):
-        relay, bare = ([getattr(one, name) for one in results[side]] for side in ("relay", "bare"))
+    for side, (name, unit) in itertools.product(
+        ("relay", "postgres"), (("delivered", "events/s"), ("accepted", "accepts/s"))
+    ):
+        relay, bare = ([getattr(one, name) for one in results[each]] for each in (side, "bare"))
         ratios = [a / b for a, b in zip(relay, bare, strict=True)]
-        print(f"  ratio relay/bare, {unit:10} {_spread(ratios, '.2f')}")
+        print(f"  ratio {side}/bare, {unit:10} {_spread(ratios, '.2f')}")
     for side, runs in results.items():
         print(
-            f"  {side:5}  accepts/s {_spread([run.accepted for run in runs], '.0f')}"
+            f"  {side:8}  accepts/s {_spread([run.accepted for run in runs], '.0f')}"
             f"  deliveries/s {_spread([3 * run.delivered for run in runs], '.0f')}"
             f"  answer p50 {_spread([run.p50_ms for run in runs], '.1f')} ms"
             f"  p99 {_spread([run.p99_ms for run in runs], '.1f')} ms"
@@ -246,6 +257,15 @@ def _quantile(ordered: Sequence[float], share: float) -> float:
 
 def _spread(values: Sequence[float], form: str) -> str:
     return f"{statistics.median(values):{form}} ({min(values):{form}}..{max(values):{form}})"
+
+
+@contextlib.contextmanager
+def _on_postgres(folder: Path, urls: list[str]) -> Iterator[harness.Process]:
+    """Run the relay on a PostgreSQL of its own, on this disk, which waits for it at each commit."""
+    with PostgresServer(fsync=True) as server:
+        server.start()
+        with harness.relay(folder, urls, database=server.create_database()) as process:
+            yield process
 
 
 PARTS = {"throughput": throughput, "latency": latency, "island": island, "replay": replay}

@@ -92,13 +92,16 @@ def running(command: list[str], *, ready: str, log: Path) -> Iterator[subprocess
 
 
 @contextlib.contextmanager
-def relay(folder: Path, urls: list[str], store: Path | None = None) -> Iterator[Process]:
+def relay(
+    folder: Path, urls: list[str], store: Path | None = None, database: str | None = None
+) -> Iterator[Process]:
     """Run the relay as it is delivered: all features at their defaults, a store on this disk.
 
     Args:
         folder: to be made for it.
         urls: of the destinations d0, d1, ...
         store: to be begun with, a copy of it; None: an empty one.
+        database: URL of a PostgreSQL to be used instead.
     """
     port, admin = free_port(), free_port()
     folder.mkdir()
@@ -108,6 +111,7 @@ def relay(folder: Path, urls: list[str], store: Path | None = None) -> Iterator[
     (folder / "config.yaml").write_text(
         f"server: {{listen: '127.0.0.1:{port}'}}\n"
         f"admin: {{listen: '127.0.0.1:{admin}'}}\n"
+        f"store: {{url: '{database or 'sqlite:///relay.db'}'}}\n"
         f"sources: {{itscope: {{auth: [{{username: {USER}, password: {PASSWORD}}}]}}}}\n"
         f"destinations:\n{destinations}\n"
         f"routes: [{{name: all, to: [{', '.join(f'd{number}' for number in range(len(urls)))}]}}]\n",

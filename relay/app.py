@@ -28,7 +28,7 @@ from relay.metrics import Metrics
 from relay.repair import RepairConfig, Repairs
 from relay.routing import Router
 from relay.store import Store
-from relay.store.sqlite import open_store
+from relay.store.sqlite import open_store as open_sqlite
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ RETENTION_EVERY_SECONDS = 3600.0
 RETENTION_STEP = 200  # events looked at in one transaction
 RETENTION_REST_SECONDS = 0.05  # between two, for the webhooks
 CERTIFICATE_EVERY_SECONDS = 60.0
+PAUSES_EVERY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
 LAST_ANSWER_SECONDS = 1.0  # for the answers to webhooks that have arrived
 
@@ -92,7 +93,7 @@ class Relay:
     async def _start(self, config: Config, stack: AsyncExitStack) -> None:
         """Build everything, bottom up; what was built is taken down in the opposite order."""
         stack.callback(self._hashing.shutdown, wait=False, cancel_futures=True)
-        self._store: Store = open_store(config.store.path, self.metrics.commit_duration.observe)
+        self._store = await self._open_store(config)
         stack.push_async_callback(self._close_store)
         self._dispatcher = Dispatcher(self._store, self.metrics, self._now, await self._store.paused())
         self._ingress = Ingress(
@@ -124,10 +125,21 @@ class Relay:
                 self._dispatcher.keep_leases(),
                 self._delete_old_events(),
                 self._watch_certificate(),
+                self._follow_pauses(),
             )
         ]
         for chore in self._chores:
             stack.callback(chore.cancel)
+
+    async def _open_store(self, config: Config) -> Store:
+        committed = self.metrics.commit_duration.observe
+        if not config.store.is_postgres:
+            return open_sqlite(config.store.path, committed)
+        try:
+            from relay.store.postgres import open_store as open_postgres  # noqa: PLC0415 (an extra)
+        except ImportError as error:
+            raise StoreError("PostgreSQL needs the package's extra: itscope-relay[postgres]") from error
+        return await open_postgres(config.store.conninfo(), committed)
 
     async def _drain(self) -> None:
         """Take no more webhooks, and give those and the deliveries under way some time."""
@@ -274,6 +286,13 @@ class Relay:
             if deleted:
                 _log.info("events.expired", extra={"fields": {"events": deleted}})
             await asyncio.sleep(RETENTION_EVERY_SECONDS)
+
+    async def _follow_pauses(self) -> None:
+        """Learn what was paused and resumed at another relay that shares the store."""
+        while True:
+            await asyncio.sleep(PAUSES_EVERY_SECONDS)
+            with contextlib.suppress(StoreError):
+                await self._repairs.follow_pauses()
 
     async def _watch_certificate(self) -> None:
         while True:

@@ -18,10 +18,11 @@ from relay.metrics import Metrics
 from relay.model import Delivery, LaneState
 from relay.retry import RETRY_AFTER_CAP_SECONDS
 from relay.store import Store
+from relay.store.steps import LEASE_SECONDS
 
 _log = logging.getLogger(__name__)
 
-RENEW_SECONDS = 20.0  # a third of a lease
+RENEW_SECONDS = LEASE_SECONDS / 3
 JUMP_SECONDS = 5.0  # less than that is a clock being put right
 
 
@@ -96,6 +97,10 @@ class Dispatcher:
             if lane is not None:
                 lane.pause(paused_at)
 
+    def paused(self) -> dict[str, float]:
+        """Return the destinations that an operator has paused, and since when."""
+        return dict(self._paused)
+
     def states(self) -> dict[str, LaneState]:
         """Return what each configured destination's lane waits for."""
         none = LaneState()
@@ -148,6 +153,8 @@ class Dispatcher:
             lanes = [*self._lanes.values(), *self._leaving.values()]
             with contextlib.suppress(StoreError):
                 await self._store.renew([delivery for lane in lanes for delivery in lane.held], now)
+                for lane in lanes:
+                    lane.renewed(now)
                 if expired := await self._store.expire(now):
                     _log.warning("leases.expired", extra={"fields": {"deliveries": expired}})
                     self.notice(self._lanes)

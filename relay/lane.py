@@ -28,6 +28,7 @@ from relay.lifecycle import decide
 from relay.metrics import Metrics
 from relay.model import Attempt, Delivery, DeliveryState, LaneState
 from relay.store import Store
+from relay.store.steps import LEASE_SECONDS
 
 _log = logging.getLogger(__name__)
 
@@ -85,6 +86,8 @@ class Lane:
         self._again_slots = destination.concurrency - kept
         self._gate = Gate(destination, paused_at)
         self._rests = True  # until it was looked at
+        self._renewed_until = -math.inf
+        self._late = False  # a lease ran out here: nothing is sent until all is put back
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time  # for pauses: the other clock may jump
         self._looking: asyncio.TimerHandle | None = None
@@ -119,6 +122,17 @@ class Lane:
         if not (self._fresh.backlogged and self._again.backlogged):  # or else it is known already
             self._fresh.backlogged = self._again.backlogged = True
             self._wake_for_backlog()
+
+    def renewed(self, now: float) -> None:
+        """Learn that the leases of what is held were extended, where they hadn't run out."""
+        if any(self._has_lapsed(claim) for intake in self._intakes for claim in intake.waiting):
+            self._late = True
+            self._wake.set()
+        self._renewed_until = now + LEASE_SECONDS
+
+    def _has_lapsed(self, delivery: Delivery) -> bool:
+        """Tell whether another relay may have a claim by now, as when this one stood still for long."""
+        return self._now() > max(delivery.lease_until, self._renewed_until)
 
     # ---- rest
 
@@ -208,6 +222,10 @@ class Lane:
         while self._free and not self._rests and not self._closing:
             intake = self._next_intake()
             if intake is None:
+                return
+            if self._late or self._has_lapsed(intake.waiting[0]):
+                self._late = True
+                self._wake.set()
                 return
             wait, generation = self._gate.begin(self._clock())
             if wait > 0:
@@ -334,6 +352,9 @@ class Lane:
     async def _refill(self) -> None:
         """Claim from the store whenever there is room and something is due; put all back to rest."""
         while not self._closing:
+            if self._late:
+                await self._put_back()
+                self._late = False
             if self._rests:
                 await self._put_back()
                 await self._woken(POLL_SECONDS)

@@ -6,6 +6,7 @@ Instants are UTC, as seconds since 1970 (`_at`).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -75,6 +76,7 @@ class Delivery:
         token: of the claim; a result with another token than the stored one changes nothing.
         fresh: never tried, and no replay.
         ordered: others may wait for it.
+        lease_until: when the claim ends, unless it is renewed.
     """
 
     id: int
@@ -85,6 +87,7 @@ class Delivery:
     event: Event
     fresh: bool = True
     ordered: bool = False
+    lease_until: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

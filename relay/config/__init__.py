@@ -1,7 +1,7 @@
 """From YAML text to one frozen `Config`, or to every problem it has, each with its place.
 
 `document` reads YAML strictly and remembers where each value stands; `schema` says what may be written and
-holds every default; `load` puts the two together.
+holds every default, `values` and `store_url` what a single value may be; `load` puts them together.
 """
 
 from relay.config.load import load, read_file, refuse_invalid, suggestion
@@ -15,10 +15,11 @@ from relay.config.schema import (
     HeaderCredentials,
     Server,
     Source,
+    StoreOptions,
     Tls,
     json_schema,
-    split_address,
 )
+from relay.config.values import split_address
 
 __all__ = [
     "Account",
@@ -30,6 +31,7 @@ __all__ = [
     "HeaderCredentials",
     "Server",
     "Source",
+    "StoreOptions",
     "Tls",
     "json_schema",
     "load",

@@ -1,12 +1,11 @@
 """What a configuration may say, and every default. Pydantic checks it and writes the JSON Schema.
 
 The types of retrying, routing, breakers, rates and windows are those of their own modules: nothing is
-declared twice.
+declared twice. What a single value may be is left to `values` and `store_url`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import ssl
 from collections.abc import Iterable
@@ -18,18 +17,32 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
-    ValidationInfo,
     WithJsonSchema,
     model_validator,
 )
 from pydantic.json_schema import GenerateJsonSchema
-from yarl import URL
 
 from relay.breaker import BreakerPolicy
+from relay.config.store_url import is_postgres, sqlite_path, store_url, with_password
+from relay.config.values import (
+    Address,
+    FilePath,
+    HeaderName,
+    HeaderValue,
+    HttpUrl,
+    Name,
+    Network,
+    Secret,
+    SecretFile,
+    UrlPath,
+    at_least_one,
+    header_value,
+    is_loopback,
+    split_address,
+)
 from relay.hold import Hold
 from relay.pace import RateLimit
 from relay.passwords import PasswordHash, parse_password_hash
@@ -37,127 +50,10 @@ from relay.retry import REJECT, SUCCESS, DeliveryPolicy, RetryPolicy
 from relay.routing import Route
 from relay.units import Duration, Size, Statuses, format_duration
 
-MAX_SECRET_BYTES = 64 << 10
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _OWN_HEADERS = re.compile(
     r"(?i)host|connection|content-(?:length|type|encoding)|transfer-encoding|te|trailer|upgrade|expect|user-agent"
     r"|idempotency-key|traceparent|x-itscope-.*|x-relay-.*|authorization"
 )
-
-Name = Annotated[str, Field(pattern=_NAME)]
-
-
-def _text(value: Any) -> Any:
-    """Let a number stand where a text is wanted (a password of digits, an X-Company of 100)."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _header_value(value: str) -> str:
-    if not value.isascii() or not value.isprintable():
-        raise ValueError("a header's value must be printable ASCII")
-    return value
-
-
-def _resolved(value: Any, info: ValidationInfo) -> Path:
-    """Return a path relative to the file that names it."""
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError("write the path of a file")
-    folder = (info.context or {}).get("folder", ".")
-    return Path(folder) / value
-
-
-def _read_secret(value: Any, info: ValidationInfo) -> str:
-    path = _resolved(value, info)
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_SECRET_BYTES + 1)
-        text = content.decode().removesuffix("\n").removesuffix("\r")
-    except OSError as error:
-        raise ValueError(f"can't read {path}: {(error.strerror or 'error').lower()}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text") from error
-    if not text or len(content) > MAX_SECRET_BYTES:
-        raise ValueError(f"{path} is {'too large for a secret' if text else 'empty'}")
-    return text
-
-
-def _address(value: str) -> str:
-    host, _, port = value.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") if host.startswith("[") else host
-    if not port.isdecimal() or int(port) > 65535 or not host or (":" in host and not value.startswith("[")):
-        raise ValueError("write an address as host:port, such as 0.0.0.0:8080 or [::1]:8080")
-    return value
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Return host and port of a checked `host:port`."""
-    host, _, port = address.rpartition(":")
-    return host.removeprefix("[").removesuffix("]"), int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _network(value: str) -> str:
-    try:
-        ipaddress.ip_network(value)
-    except ValueError as error:
-        raise ValueError("write an address or a network, such as 10.0.0.5 or 10.0.0.0/8") from error
-    return value
-
-
-def _http_url(value: str) -> str:
-    try:
-        url = URL(value)
-        usable = url.scheme in {"http", "https"} and url.host and 0 < (url.port or 0) <= 65535
-        (url.raw_host or "").encode("idna")  # what a resolver does first
-    except ValueError:
-        usable = False
-    if not usable or re.search(r"[\s\x00-\x1f]", value):
-        raise ValueError("write a full URL, such as https://erp.example.internal/api/itscope")
-    if url.user is not None or url.password is not None:
-        raise ValueError("credentials don't belong into the URL; write them under auth")
-    return value
-
-
-def _url_path(value: str) -> str:
-    if not re.fullmatch(r"/[A-Za-z0-9._~/-]*", value) or "//" in value:
-        raise ValueError("write a path that starts with / and has only letters, digits and ._~-/")
-    return value
-
-
-def _store_url(value: str, info: ValidationInfo) -> str:
-    if not re.fullmatch(r"sqlite:///[^?#]+", value):
-        raise ValueError("write sqlite:///PATH, such as sqlite:///relay.db or sqlite:////var/lib/relay.db")
-    return f"sqlite:///{_resolved(value.removeprefix('sqlite:///'), info)}"
-
-
-def _at_least_one(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Checked after the items, so that a wrong item isn't reported as a missing one too."""
-    if not values:
-        raise ValueError("must have at least one entry")
-    return values
-
-
-Address = Annotated[str, AfterValidator(_address)]
-Network = Annotated[str, AfterValidator(_network)]
-Secret = Annotated[SecretStr, BeforeValidator(_text), Field(min_length=1), WithJsonSchema({"type": "string"})]
-SecretFile = Annotated[SecretStr, BeforeValidator(_read_secret), WithJsonSchema({"type": "string"})]
-FilePath = Annotated[Path, BeforeValidator(_resolved), WithJsonSchema({"type": "string"})]
-HeaderName = Annotated[str, Field(pattern=f"^{_TOKEN.pattern}$")]
-HeaderValue = Annotated[
-    str,
-    BeforeValidator(_text),
-    AfterValidator(_header_value),
-    WithJsonSchema({"type": ["string", "integer"]}),
-]
 
 
 class _Options(BaseModel):
@@ -255,7 +151,7 @@ class Admin(_Options):
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:
-        if not self.auth and not _is_loopback(split_address(self.listen)[0]):
+        if not self.auth and not is_loopback(split_address(self.listen)[0]):
             raise ValueError("auth is required, as listen is not a loopback address")
         return self
 
@@ -263,24 +159,57 @@ class Admin(_Options):
 class StoreOptions(_Options):
     """Where events and deliveries are kept."""
 
-    url: Annotated[str, AfterValidator(_store_url), Field(validate_default=True)] = "sqlite:///relay.db"
-    """`sqlite:///PATH`, relative to the configuration file."""
+    url: Annotated[str, AfterValidator(store_url), Field(validate_default=True)] = "sqlite:///relay.db"
+    """`sqlite:///PATH`, relative to the configuration file; or `postgresql://USER@HOST/DATABASE`."""
+    password: Secret | None = None
+    """Of the PostgreSQL user."""
+    password_file: SecretFile | None = None
     retention: Duration = timedelta(days=90)
     """Finished events are deleted when older; nothing else is ever deleted."""
 
+    @model_validator(mode="after")
+    def _password_fits(self) -> Self:
+        if self._has_password and not self.is_postgres:
+            raise ValueError("a password is for postgresql://; a SQLite file has none")
+        if self.is_postgres:
+            self.conninfo()
+        return self
+
+    @property
+    def _has_password(self) -> bool:
+        return self.password is not None or self.password_file is not None
+
+    @property
+    def is_postgres(self) -> bool:
+        """Whether it is a PostgreSQL database, which several relays may share; else it is a SQLite file."""
+        return is_postgres(self.url)
+
     @property
     def path(self) -> Path:
-        """The database file."""
-        return Path(self.url.removeprefix("sqlite:///"))
+        """The SQLite file.
+
+        Raises:
+            ValueError: there is none, as it is a PostgreSQL database.
+        """
+        return Path(sqlite_path(self.url))
+
+    def conninfo(self) -> str:
+        """Return what libpq connects to a PostgreSQL database by; it has the password, so never show it.
+
+        Without a password here, libpq looks for one itself, in PGPASSWORD and in a password file.
+        """
+        if not self._has_password:
+            return self.url
+        return with_password(self.url, _only_one(password=self.password, password_file=self.password_file))
 
 
 class Source(_Options):
     """One named ingress, with the credentials that its sender uses."""
 
-    path: Annotated[str, AfterValidator(_url_path)] | None = None
+    path: UrlPath | None = None
     """Default: `/webhooks/<name>`."""
     auth: Annotated[
-        tuple[Account, ...], AfterValidator(_at_least_one), Field(json_schema_extra={"minItems": 1})
+        tuple[Account, ...], AfterValidator(at_least_one), Field(json_schema_extra={"minItems": 1})
     ]
 
 
@@ -317,7 +246,7 @@ class BearerCredentials(_Options):
 
     @model_validator(mode="after")
     def _one_token(self) -> Self:
-        _header_value(self.secret)
+        header_value(self.secret)
         return self
 
 
@@ -336,14 +265,14 @@ class HeaderCredentials(_Options):
 
     @model_validator(mode="after")
     def _one_value(self) -> Self:
-        _header_value(self.secret)
+        header_value(self.secret)
         return self
 
 
 class Destination(_Options):
     """One internal system that events are delivered to."""
 
-    url: Annotated[str, AfterValidator(_http_url)]
+    url: HttpUrl
     method: Literal["POST", "PUT"] = "POST"
     auth: Annotated[
         BasicCredentials | BearerCredentials | HeaderCredentials | None, Field(discriminator="type")
@@ -395,7 +324,7 @@ class Config(_Options):
     sources: Annotated[dict[Name, Source], Field(min_length=1)]
     destinations: Annotated[dict[Name, Destination], Field(min_length=1)]
     routes: Annotated[
-        tuple[Route, ...], AfterValidator(_at_least_one), Field(json_schema_extra={"minItems": 1})
+        tuple[Route, ...], AfterValidator(at_least_one), Field(json_schema_extra={"minItems": 1})
     ]
 
     @property

@@ -44,6 +44,10 @@ class Lanes(Protocol):
         """Send nothing to a destination from now on; None: send again."""
         ...
 
+    def paused(self) -> dict[str, float]:
+        """Return the destinations that nothing is sent to, and since when."""
+        ...
+
     def states(self) -> dict[str, LaneState]:
         """Return what each configured destination's lane waits for."""
         ...
@@ -234,6 +238,13 @@ class Repairs:
         if any(changed.done):
             fields = {"who": change.who, "destination": destination}
             _log.warning(f"destination.{change.action}d", extra={"fields": fields})
+
+    async def follow_pauses(self) -> None:
+        """Have the lanes do what the store says, where another relay changed it."""
+        async with self._pausing:
+            stored, known = await self._store.paused(), self.lanes.paused()
+            for destination in stored.keys() ^ known.keys():
+                self.lanes.set_paused(destination, stored.get(destination))
 
     # ---- quarantine
 

@@ -7,17 +7,17 @@ for a scrape, and one for what operators look for, which may take longer. Owns n
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 import apsw
 
-from relay.errors import StoreError, StoreUnavailableError
+from relay.errors import StoreError
 from relay.model import (
     Acceptance,
     Attempt,
@@ -29,6 +29,7 @@ from relay.model import (
     References,
 )
 from relay.store import Backlog, Claimed, Purged
+from relay.store.admission import Admission
 from relay.store.group_commit import Apply, GroupCommit, I, R
 from relay.store.repair import (
     AttemptRecord,
@@ -49,14 +50,11 @@ from relay.store.sqlite_file import connect, lock, migrate, set_durability
 from relay.store.sqlite_find import Finder
 from relay.store.sqlite_reader import Reader
 from relay.store.sqlite_repair import Repaired, RepairSteps
-from relay.store.sqlite_steps import Steps, Wish
+from relay.store.sqlite_steps import Steps
 from relay.store.sqlite_upkeep import Upkeep
+from relay.store.steps import Wish
 
 _log = logging.getLogger(__name__)
-
-# Operations, and bytes of webhooks, that wait; beyond them a webhook is answered 503 instead.
-MAX_WAITING = 10_000
-MAX_WAITING_BYTES = 64 << 20
 
 
 class SqliteStore:
@@ -75,7 +73,7 @@ class SqliteStore:
             self._scraping, self._finding = (Reader(path, self._fail) for _ in range(2))
             self._finder = Finder(self._finding.connection)
             self._open = OpenCounts(writer)
-            self._waiting_bytes = 0
+            self._admission = Admission()
             self._steps, self._upkeep = Steps(writer), Upkeep(writer)
             self._repairs = RepairSteps(writer, self._steps)
         except BaseException:
@@ -154,18 +152,10 @@ class SqliteStore:
         """Learn that the file is damaged."""
         self._commits.fail(damaged(self._path, error))
 
-    @contextlib.contextmanager
-    def _admitted(self, size: int) -> Iterator[None]:
+    def _admitted(self, size: int) -> AbstractContextManager[None]:
         """Let a webhook wait for the store, unless too many do already, or the disk hangs."""
-        if self._commits.stuck:
-            raise StoreUnavailableError("the disk takes too long")
-        if self._commits.waiting >= MAX_WAITING or self._waiting_bytes + size > MAX_WAITING_BYTES:
-            raise StoreUnavailableError("too many webhooks wait for the store")
-        self._waiting_bytes += size
-        try:
-            yield
-        finally:
-            self._waiting_bytes -= size
+        hindrance = "the disk takes too long" if self._commits.stuck else None
+        return self._admission.admit(size, self._commits.waiting, hindrance)
 
     async def _counted(self, apply: Apply[I, R], item: I, count: Callable[[R], None]) -> R:
         """Run a step and count what it did, also when whoever waits for it has gone meanwhile."""

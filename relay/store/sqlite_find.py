@@ -13,8 +13,22 @@ from typing import Any
 
 import apsw
 
-from relay.model import DeliveryState, References
-from relay.store.cursor import LAST_ID, Position, encode
+from relay.store.cursor import LAST_ID, Position
+from relay.store.pages import (
+    DELIVERY,
+    EVENT,
+    MAX_PAGE_BYTES,
+    QUARANTINED,
+    attempt_records,
+    begins_after,
+    beyond,
+    cut,
+    cut_by_id,
+    cut_events,
+    delivery_record,
+    direction,
+    event_record,
+)
 from relay.store.repair import (
     AttemptRecord,
     ChangeRecord,
@@ -25,26 +39,12 @@ from relay.store.repair import (
     Page,
     QuarantineRecord,
 )
-from relay.store.sqlite_search import (
-    about_delivery,
-    begins_after,
-    behind,
-    beyond,
-    direction,
-    has_delivery,
-    search_for,
-)
+from relay.store.sqlite_search import about_delivery, has_delivery, search_for
 
-# Bodies of one page; one event may exceed it alone.
-MAX_PAGE_BYTES = 4 << 20
+__all__ = ["MAX_PAGE_BYTES", "Finder"]
 
-_DELIVERY = (
-    "json_array(d.id, e.id, e.event_id, e.source, e.event_type, e.transaction_status, d.destination, d.state,"
-    " d.accepted_at, d.due_at, d.attempts, d.order_key, d.blocked, d.replay_of, d.reason)"
-)
-_QUARANTINED = (
-    "json_array(id, source, reason, detail, content_type, received_at, last_received_at, times, length(body))"
-)
+_DELIVERY = f"json_array({DELIVERY})"
+_QUARANTINED = f"json_array({QUARANTINED})"
 
 
 class Finder:
@@ -64,10 +64,8 @@ class Finder:
                 f" AND {has_delivery(wanted)} ORDER BY {search.order} LIMIT :limit)",
                 search.bindings,
             )
-            fitting = _fitting([size for *_, size in rows]) if bodies else len(rows)
-            positions = [Position(at, id_, behind(page)) for at, id_, _ in rows]
-            chosen, cursor = _cut(positions, min(fitting, page.limit), search.end)
-            items = self._events([position.id for position in chosen], bodies=bodies)
+            ids, cursor = cut_events(rows, page, search.end, MAX_PAGE_BYTES if bodies else None)
+            items = self._events(ids, bodies=bodies)
         return Found(items, cursor)
 
     def find_deliveries(self, wanted: Filter, page: Page) -> Found[DeliveryRecord]:
@@ -85,7 +83,7 @@ class Finder:
                 f" ORDER BY {search.order}, d.id {direction(page)} LIMIT :limit)",
                 search.bindings,
             )
-            chosen, cursor = _cut([Position(*row) for row in rows], page.limit, search.end)
+            chosen, cursor = cut([Position(*row) for row in rows], page.limit, search.end)
             items = self._deliveries([position.delivery for position in chosen])
         return Found(items, cursor)
 
@@ -102,10 +100,9 @@ class Finder:
             " FROM deliveries AS d CROSS JOIN attempts AS a ON a.delivery = d.id WHERE d.event = :event",
             {"event": min(event, LAST_ID)},
         )
-        found: dict[int, tuple[AttemptRecord, ...]] = {}
-        for delivery, *fields in rows:
-            found[delivery] = (*found.get(delivery, ()), _attempt(fields))
-        return found
+        return attempt_records(
+            (*fields, None if unanswered else bytes.fromhex(answer)) for *fields, answer, unanswered in rows
+        )
 
     def find_quarantined(self, source: str | None, page: Page) -> Found[QuarantineRecord]:
         """Return quarantined requests, by id."""
@@ -138,16 +135,14 @@ class Finder:
     def _events(self, ids: Sequence[int], *, bodies: bool) -> tuple[EventRecord, ...]:
         wanted = {"ids": json.dumps(ids)}
         rows = self._json(
-            "SELECT json_group_array(json_array(e.id, e.source, e.event_id, e.received_at, e.content_type,"  # noqa: S608
-            " e.event_type, e.transaction_status, e.order_id, e.itscope_order_id, e.document_id,"
-            " e.transaction_id, e.trace_id, e.unrouted, length(e.body),"
+            f"SELECT json_group_array(json_array({EVENT}, length(e.body),"  # noqa: S608
             f" json((SELECT json_group_array({_DELIVERY} ORDER BY d.id) FROM deliveries AS d"
             " INDEXED BY deliveries_event WHERE d.event = e.id))) ORDER BY wanted.key)"
             " FROM json_each(:ids) AS wanted CROSS JOIN events AS e ON e.id = wanted.value",
             wanted,
         )
         if not bodies:
-            return tuple(_event(row, None) for row in rows)
+            return tuple(event_record(row, deliveries, None) for *row, deliveries in rows)
         # Hex, since SQLite has no way to gather blobs.
         texts: str = self._connection.execute(
             "SELECT coalesce(group_concat(hex(e.body), ',' ORDER BY wanted.key), '')"
@@ -155,7 +150,8 @@ class Finder:
             wanted,
         ).get
         return tuple(
-            _event(row, bytes.fromhex(text)) for row, text in zip(rows, texts.split(","), strict=False)
+            event_record(row, deliveries, bytes.fromhex(text))
+            for (*row, deliveries), text in zip(rows, texts.split(","), strict=False)
         )
 
     def _deliveries(self, ids: Sequence[int]) -> tuple[DeliveryRecord, ...]:
@@ -164,11 +160,11 @@ class Finder:
             " CROSS JOIN deliveries AS d ON d.id = wanted.value CROSS JOIN events AS e ON e.id = d.event",
             {"ids": json.dumps(ids)},
         )
-        return tuple(_delivery(row) for row in rows)
+        return tuple(delivery_record(row) for row in rows)
 
     def _by_id(
         self, table: str, columns: str, page: Page, also: str, bindings: dict[str, Any]
-    ) -> tuple[list[Any], str | None]:
+    ) -> tuple[Sequence[Any], str | None]:
         """Return a page of a table without events, as rows of JSON that begin with their ids."""
         after = begins_after(page)
         rows = self._json(
@@ -176,76 +172,8 @@ class Finder:
             f" WHERE id {beyond(page)} :id{also} ORDER BY id {direction(page)} LIMIT :limit)",
             {**bindings, "id": after.id, "limit": page.limit + 1},
         )
-        chosen, cursor = _cut([Position(0.0, row[0], 0) for row in rows], page.limit, None)
-        return rows[: len(chosen)], cursor
+        return cut_by_id(rows, page)
 
     def _json(self, sql: str, bindings: dict[str, Any]) -> Any:
         """Return what a statement gathers into one JSON value."""
         return json.loads(self._connection.execute(sql, bindings).get)
-
-
-def _fitting(sizes: Sequence[int]) -> int:
-    """Return how many bodies, at least one, fit a page."""
-    total = 0
-    for number, size in enumerate(sizes):
-        total += size
-        if number and total > MAX_PAGE_BYTES:
-            return number
-    return len(sizes)
-
-
-def _cut(
-    positions: Sequence[Position], limit: int, end: Position | None
-) -> tuple[Sequence[Position], str | None]:
-    """Return what a page holds, and where the next one begins."""
-    if len(positions) > limit:
-        return positions[:limit], encode(positions[limit - 1])
-    return positions, None if end is None else encode(end)
-
-
-def _event(row: Sequence[Any], body: bytes | None) -> EventRecord:
-    id_, source, event_id, received_at, content_type, event_type, status, *rest = row
-    *references, trace_id, unrouted, size, deliveries = rest
-    return EventRecord(
-        id=id_,
-        source=source,
-        event_id=event_id,
-        received_at=received_at,
-        content_type=content_type,
-        event_type=event_type,
-        transaction_status=status,
-        references=References(*references),
-        trace_id=trace_id,
-        unrouted=bool(unrouted),
-        size=size,
-        deliveries=tuple(_delivery(delivery) for delivery in deliveries),
-        body=body,
-    )
-
-
-def _delivery(row: Sequence[Any]) -> DeliveryRecord:
-    id_, event, event_id, source, event_type, status, destination, state, *rest = row
-    accepted_at, due_at, attempts, order_key, blocked, replay_of, reason = rest
-    return DeliveryRecord(
-        id=id_,
-        event=event,
-        event_id=event_id,
-        source=source,
-        event_type=event_type,
-        transaction_status=status,
-        destination=destination,
-        state=DeliveryState(state),
-        accepted_at=accepted_at,
-        due_at=due_at,
-        attempts=attempts,
-        order_key=order_key,
-        blocked=bool(blocked),
-        replay_of=replay_of,
-        reason=reason,
-    )
-
-
-def _attempt(row: Sequence[Any]) -> AttemptRecord:
-    number, started_at, duration_seconds, status, error, next_state, answer, unanswered = row
-    kept = None if unanswered else bytes.fromhex(answer)
-    return AttemptRecord(number, started_at, duration_seconds, status, error, DeliveryState(next_state), kept)

@@ -1,7 +1,7 @@
 """The SQL of what operators change: steps like those of `sqlite_steps`, each with its record in `changes`.
 
-Which transitions are legal is `lifecycle`'s; whose turn it then is in an order is `sqlite_order`'s. Changes
-made by hand are rare: they are applied one after the other, but each as a whole in a few statements.
+What a change may touch is `changing`'s; whose turn it then is in an order is `sqlite_order`'s. Changes made
+by hand are rare: they are applied one after the other, but each as a whole in a few statements.
 """
 
 from __future__ import annotations
@@ -14,16 +14,22 @@ from typing import Any
 
 import apsw
 
-from relay.lifecycle import LEGAL
 from relay.model import Acceptance, DeliveryState, Event, Owed, References
+from relay.store.changing import (
+    DISCARDABLE,
+    GOES_THERE,
+    REPEATABLE,
+    UNDER_WAY,
+    Leaving,
+    first_of_each,
+    first_possible,
+    keys_of,
+    leaving,
+    replaced_by,
+)
 from relay.store.repair import Change, Changed, Replay
 from relay.store.sqlite_order import promote
 from relay.store.sqlite_steps import Steps
-
-_DISCARDABLE = {state.value for state, following in LEGAL.items() if DeliveryState.DISCARDED in following}
-# An event needn't go there for the first time any more, if a delivery is in one of these states.
-_GOES_THERE = (DeliveryState.PENDING, DeliveryState.IN_FLIGHT, DeliveryState.DELIVERED)
-_REPEATABLE = (DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.DISCARDED)
 
 Move = tuple[str, DeliveryState | None, DeliveryState]  # destination, from, to; from None: made
 
@@ -34,16 +40,6 @@ class Repaired:
 
     changed: Changed
     moves: Mapping[Move, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Open:
-    """A delivery that is to leave its order."""
-
-    id: int
-    destination: str
-    state: DeliveryState
-    order_key: str | None
 
 
 class RepairSteps:
@@ -61,10 +57,8 @@ class RepairSteps:
         return [self._replay_one(*item) for item in items]
 
     def _replay_one(self, change: Change, replays: Sequence[Replay]) -> Repaired:
-        chosen: dict[tuple[int, str], int] = {}
-        for position in self._possible(replays):
-            chosen.setdefault((replays[position].event, replays[position].destination), position)
-        made = {self._steps.next_delivery_id(): replays[position] for position in chosen.values()}
+        chosen = first_possible(replays, self._possible(replays))
+        made = {self._steps.next_delivery_id(): replays[place] for place in chosen}
         replaced = self._replace(made, change.at)
         self._make(made)
         self._promote([*made.values(), *replaced])
@@ -72,8 +66,8 @@ class RepairSteps:
             (delivery.destination, DeliveryState.DEAD, DeliveryState.DISCARDED) for delivery in replaced
         )
         moves.update((replay.destination, None, DeliveryState.PENDING) for replay in made.values())
-        done = set(chosen.values())
-        return Repaired(self._changed(change, [n in done for n in range(len(replays))], made.values()), moves)
+        done = first_of_each(range(len(replays)), chosen)
+        return Repaired(self._changed(change, done, made.values()), moves)
 
     def _possible(self, replays: Sequence[Replay]) -> list[int]:
         """Return the places of those replays that the deliveries of their events allow."""
@@ -89,16 +83,17 @@ class RepairSteps:
             " AND d.state IN (SELECT value FROM json_each(:repeatable)))"
             " AND NOT EXISTS (SELECT 1 FROM deliveries AS o INDEXED BY deliveries_event"
             " WHERE o.event = r.value ->> 0 AND o.destination = r.value ->> 1"
-            " AND o.state IN ('pending', 'in_flight')) END",
+            " AND o.state IN (SELECT value FROM json_each(:under_way))) END",
             {
                 "replays": json.dumps([(replay.event, replay.destination, replay.of) for replay in replays]),
-                "goes_there": json.dumps(_GOES_THERE),
-                "repeatable": json.dumps(_REPEATABLE),
+                "goes_there": json.dumps(GOES_THERE),
+                "repeatable": json.dumps(REPEATABLE),
+                "under_way": json.dumps(UNDER_WAY),
             },
         )
         return places
 
-    def _replace(self, made: Mapping[int, Replay], now: float) -> list[_Open]:
+    def _replace(self, made: Mapping[int, Replay], now: float) -> list[Leaving]:
         """Discard all dead deliveries of the same event and destination; return them as they were.
 
         One that stayed would hold up the new one, of which it is the older in the same order.
@@ -110,8 +105,8 @@ class RepairSteps:
             " WHERE d.state = 'dead'",
             {"made": json.dumps([(id_, replay.event, replay.destination) for id_, replay in made.items()])},
         )
-        dead = _discardable(row[1:] for row in rows)
-        self._give_up([(row[1], f"replayed as {row[0]}") for row in rows], now)
+        dead = [leaving(row[1:]) for row in rows]
+        self._give_up([(row[1], replaced_by(row[0])) for row in rows], now)
         return dead
 
     def _make(self, made: Mapping[int, Replay]) -> None:
@@ -141,13 +136,13 @@ class RepairSteps:
         return [self._discard_one(*item) for item in items]
 
     def _discard_one(self, change: Change, deliveries: Sequence[int], reason: str) -> Repaired:
-        found = _discardable(self._read(deliveries))
+        found = [each for each in self._read(deliveries) if each.state in DISCARDABLE]
         self._give_up([(delivery.id, reason) for delivery in found], change.at)
         self._promote(found)
         moves: Counter[Move] = Counter(
             (delivery.destination, delivery.state, DeliveryState.DISCARDED) for delivery in found
         )
-        done = _first_of_each(deliveries, {delivery.id for delivery in found})
+        done = first_of_each(deliveries, {delivery.id for delivery in found})
         return Repaired(self._changed(change, done, found), moves)
 
     def skip(self, items: Sequence[tuple[Change, Sequence[int]]]) -> list[Changed]:
@@ -157,7 +152,7 @@ class RepairSteps:
     def _skip_one(self, change: Change, deliveries: Sequence[int]) -> Changed:
         held = [
             delivery
-            for delivery in map(_open, self._read(deliveries))
+            for delivery in self._read(deliveries)
             if delivery.state is DeliveryState.DEAD and delivery.order_key is not None
         ]
         self._connection.execute(
@@ -165,7 +160,7 @@ class RepairSteps:
             (json.dumps([delivery.id for delivery in held]),),
         )
         self._promote(held)
-        done = _first_of_each(deliveries, {delivery.id for delivery in held})
+        done = first_of_each(deliveries, {delivery.id for delivery in held})
         return self._changed(change, done, held)
 
     def pause(self, items: Sequence[tuple[Change, str]]) -> list[Changed]:
@@ -224,15 +219,15 @@ class RepairSteps:
         self._connection.execute(
             "DELETE FROM quarantine WHERE id IN (SELECT value FROM json_each(?))", (wanted,)
         )
-        return self._changed(change, _first_of_each(ids, there), ())
+        return self._changed(change, first_of_each(ids, there), ())
 
-    def _read(self, deliveries: Sequence[int]) -> list[Any]:
-        rows: list[Any] = self._json(
+    def _read(self, deliveries: Sequence[int]) -> list[Leaving]:
+        rows = self._json(
             "SELECT json_group_array(json_array(id, destination, state, order_key)) FROM deliveries"
             " WHERE id IN (SELECT value FROM json_each(:ids))",
             {"ids": json.dumps(deliveries)},
         )
-        return rows
+        return [leaving(row) for row in rows]
 
     def _give_up(self, reasons: Sequence[tuple[int, str]], now: float) -> None:
         """Discard deliveries, each for its reason; they leave their order."""
@@ -244,12 +239,11 @@ class RepairSteps:
                 (now, json.dumps(reasons)),
             )
 
-    def _promote(self, touched: Iterable[_Open | Replay]) -> None:
+    def _promote(self, touched: Iterable[Leaving | Replay]) -> None:
         """Let those go on whose turn it is now, in the orders that something joined or left."""
-        keys = {(each.destination, each.order_key) for each in touched if each.order_key is not None}
-        promote(self._connection, keys)
+        promote(self._connection, keys_of(touched))
 
-    def _changed(self, change: Change, done: Sequence[bool], touched: Iterable[_Open | Replay]) -> Changed:
+    def _changed(self, change: Change, done: Sequence[bool], touched: Iterable[Leaving | Replay]) -> Changed:
         destinations = frozenset(each.destination for each in touched)
         return Changed(self._note(change, sum(done)), tuple(done), destinations)
 
@@ -275,23 +269,3 @@ class RepairSteps:
     def _json(self, sql: str, bindings: dict[str, Any]) -> Any:
         """Return what a statement gathers into one JSON value."""
         return json.loads(self._connection.execute(sql, bindings).get)
-
-
-def _open(row: Sequence[Any]) -> _Open:
-    id_, destination, state, order_key = row
-    return _Open(id_, destination, DeliveryState(state), order_key)
-
-
-def _discardable(rows: Iterable[Sequence[Any]]) -> list[_Open]:
-    """Return those deliveries that may still be discarded."""
-    return [_open(row) for row in rows if row[2] in _DISCARDABLE]
-
-
-def _first_of_each(ids: Sequence[int], done: Iterable[int]) -> list[bool]:
-    """Tell for each id whether it was done; named twice, it was done once."""
-    left = set(done)
-    told = []
-    for id_ in ids:
-        told.append(id_ in left)
-        left.discard(id_)
-    return told

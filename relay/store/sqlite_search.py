@@ -9,20 +9,18 @@ from one to the other between its pages, and what is repaired between them moves
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import apsw
 
 from relay.model import DeliveryState
-from relay.store.cursor import LAST_ID, Position, beginning, decode
+from relay.store import pages
+from relay.store.cursor import Position
+from relay.store.pages import IDS, MAX_LOOKED_AT, SOURCES, Rare, begins_after, behind, beyond, by_acceptance
 from relay.store.repair import Filter, Page
 
-# Events that one page looks at: some ten milliseconds, in which the event loop gets its turns.
-MAX_LOOKED_AT = 5_000
-
-_GATHERED_BY_STATE = {
+_BY_STATE = {
     DeliveryState.PENDING: (
         "SELECT event FROM deliveries INDEXED BY deliveries_due WHERE state = 'pending' AND blocked = 0{to}"
         " UNION ALL SELECT event FROM deliveries INDEXED BY deliveries_blocked WHERE blocked = 1{to}"
@@ -32,17 +30,20 @@ _GATHERED_BY_STATE = {
     ),
     DeliveryState.DEAD: "SELECT event FROM deliveries INDEXED BY deliveries_dead WHERE state = 'dead'{to}",
 }
-# Ids are unique within their source: the few sources are found by leaping from one to the next in that index.
-_GATHERED_BY_ID = (
-    "SELECT e.id FROM ("
-    " WITH RECURSIVE sources (source) AS (SELECT min(source) FROM events UNION ALL"
-    " SELECT (SELECT min(source) FROM events WHERE source > s.source) FROM sources AS s"
-    " WHERE s.source IS NOT NULL) SELECT source FROM sources WHERE source IS NOT NULL) AS s"
+_BY_ID = (
+    f"SELECT e.id FROM ({SOURCES}) AS s"  # noqa: S608
     " CROSS JOIN events AS e ON e.source = s.source AND e.event_id = :any_id"
     " UNION ALL SELECT id FROM events INDEXED BY events_order_id WHERE order_id = :any_id"
     " UNION ALL SELECT id FROM events INDEXED BY events_itscope_order_id WHERE itscope_order_id = :any_id"
     " UNION ALL SELECT id FROM events INDEXED BY events_document_id WHERE document_id = :any_id"
     " UNION ALL SELECT id FROM events INDEXED BY events_transaction_id WHERE transaction_id = :any_id"
+)
+_RARE = Rare(
+    delivery="SELECT event FROM deliveries WHERE id = :wanted_delivery",
+    any_id=_BY_ID,
+    states=_BY_STATE,
+    to=" AND destination = :destination",
+    unrouted="SELECT id FROM events INDEXED BY events_unrouted WHERE unrouted = 1",
 )
 
 
@@ -67,7 +68,7 @@ class Search:
 def search_for(connection: apsw.Connection, wanted: Filter, page: Page) -> Search:
     """Return where a page looks for events, whatever is wanted of their deliveries."""
     bindings = _bindings(wanted, page)
-    order = f"e.received_at {direction(page)}, e.id {direction(page)}"
+    order = by_acceptance(page)
     where = [_in_range(page), *_about_event(wanted)]
     gathered = _gathered(connection, wanted, bindings)
     if gathered is not None:
@@ -85,12 +86,7 @@ def search_for(connection: apsw.Connection, wanted: Filter, page: Page) -> Searc
 
 def about_delivery(wanted: Filter) -> str:
     """Return what a delivery, called `d`, must fulfil."""
-    given = {
-        "+d.state = :state": wanted.state,
-        "+d.destination = :destination": wanted.destination,
-        "+d.id = :wanted_delivery": wanted.delivery,
-    }
-    return " AND ".join([condition for condition, value in given.items() if value is not None] or ["1"])
+    return " AND ".join(_equal(pages.about_delivery(wanted)) or ["1"])
 
 
 def has_delivery(wanted: Filter) -> str:
@@ -103,28 +99,8 @@ def has_delivery(wanted: Filter) -> str:
     )
 
 
-def begins_after(page: Page) -> Position:
-    """Return the last position of the page before.
-
-    Raises:
-        ValueError: the cursor is none.
-    """
-    return beginning(newest_first=page.newest_first) if page.cursor is None else decode(page.cursor)
-
-
-def direction(page: Page) -> str:
-    """Return how a page is sorted."""
-    return "DESC" if page.newest_first else "ASC"
-
-
-def beyond(page: Page) -> str:
-    """Return how what is on a page compares to the last position of the page before."""
-    return "<" if page.newest_first else ">"
-
-
-def behind(page: Page) -> int:
-    """Return the place behind all deliveries of an event."""
-    return 0 if page.newest_first else LAST_ID
+def _equal(given: list[tuple[str, str]]) -> list[str]:
+    return [f"+{column} = :{binding}" for column, binding in given]
 
 
 def _in_range(page: Page) -> str:
@@ -139,40 +115,21 @@ def _in_range(page: Page) -> str:
 
 
 def _about_event(wanted: Filter) -> list[str]:
-    ids = "e.event_id, e.order_id, e.itscope_order_id, e.document_id, e.transaction_id"
-    given = {
-        f":any_id IN ({ids})": wanted.any_id,
-        "+e.event_type = :event_type": wanted.event_type,
-        "+e.transaction_status = :transaction_status": wanted.transaction_status,
-        "+e.source = :source": wanted.source,
-        "+e.unrouted = 1": wanted.unrouted or None,
-    }
-    return [condition for condition, value in given.items() if value is not None]
+    conditions = _equal(pages.about_event(wanted))
+    return conditions if wanted.any_id is None else [f":any_id IN ({IDS})", *conditions]
 
 
 def _bindings(wanted: Filter, page: Page) -> dict[str, Any]:
-    after = begins_after(page)
-    since = beginning(newest_first=False).at if wanted.since is None else wanted.since
-    until = beginning(newest_first=True).at if wanted.until is None else wanted.until
-    return {
-        **after._asdict(),
-        "low": since if page.newest_first else max(since, after.at),
-        "high": min(until, after.at) if page.newest_first else until,
-        "until": until,
-        "any_id": wanted.any_id,
-        "event_type": wanted.event_type,
-        "transaction_status": wanted.transaction_status,
-        "source": wanted.source,
-        "state": wanted.state and wanted.state.value,
-        "destination": wanted.destination,
-        "wanted_delivery": None if wanted.delivery is None else min(wanted.delivery, LAST_ID),
-        "limit": page.limit + 1,
-    }
+    bindings, after = pages.bindings(wanted, page), begins_after(page)
+    since, until = bindings["since"], bindings["until"]
+    low = since if page.newest_first else max(since, after.at)
+    high = min(until, after.at) if page.newest_first else until
+    return {**bindings, "low": low, "high": high}
 
 
 def _gathered(connection: apsw.Connection, wanted: Filter, bindings: dict[str, Any]) -> list[int] | None:
     """Return the events that can be meant, where something rare is asked for; None if they are many."""
-    for rare in _rare(wanted):
+    for rare in _RARE.meant(wanted):
         found: list[int] = json.loads(
             connection.execute(
                 f"SELECT json_group_array(event) FROM (SELECT NULL AS event WHERE 0 UNION ALL {rare}"  # noqa: S608
@@ -183,19 +140,6 @@ def _gathered(connection: apsw.Connection, wanted: Filter, bindings: dict[str, A
         if len(found) <= MAX_LOOKED_AT:
             return found
     return None
-
-
-def _rare(wanted: Filter) -> Iterator[str]:
-    """Yield queries that each find all events that can be meant, and perhaps some more."""
-    if wanted.delivery is not None:
-        yield "SELECT event FROM deliveries WHERE id = :wanted_delivery"
-    if wanted.any_id is not None:
-        yield _GATHERED_BY_ID
-    if wanted.state in _GATHERED_BY_STATE:
-        to = "" if wanted.destination is None else " AND destination = :destination"
-        yield _GATHERED_BY_STATE[wanted.state].format(to=to)
-    if wanted.unrouted:
-        yield "SELECT id FROM events INDEXED BY events_unrouted WHERE unrouted = 1"
 
 
 def _end(connection: apsw.Connection, page: Page, order: str, bindings: dict[str, Any]) -> Position | None:

@@ -10,8 +10,7 @@ import itertools
 import json
 import logging
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apsw
@@ -24,30 +23,14 @@ from relay.model import (
     Delivery,
     DeliveryState,
     Event,
-    Owed,
-    References,
 )
 from relay.store import Claimed
 from relay.store.sqlite_order import promote, taken
+from relay.store.steps import LEASE_SECONDS, Offer, Wish
 
 _log = logging.getLogger(__name__)
 
-LEASE_SECONDS = 60.0
 _CHUNKS = (64, 16, 4, 1)  # rows a statement: few sizes, so that every statement stays prepared
-
-
-Offer = tuple[Event, References, Mapping[str, Owed]]
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a lane wants to claim; see `Store.claim`."""
-
-    destination: str
-    fresh: bool
-    limit: int
-    max_bytes: int
-    now: float
 
 
 class Steps:
@@ -126,7 +109,11 @@ class Steps:
                 if token is not None:
                     is_ordered = one.order_key is not None
                     claimed.append(
-                        Delivery(id_, destination, event.received_at, 0, token, event, ordered=is_ordered)
+                        Delivery(
+                            *(id_, destination, event.received_at, 0, token, event),
+                            ordered=is_ordered,
+                            lease_until=event.received_at + LEASE_SECONDS,
+                        )
                     )
             acceptances.append(Acceptance(duplicate=False, conflicting=False, claimed=tuple(claimed)))
         self._write(
@@ -193,9 +180,8 @@ class Steps:
         for row, body in zip(json.loads(rows), bodies.split(","), strict=True):
             id_, destination, accepted_at, attempts, fresh, ordered, fields = row
             event = Event(**fields, body=bytes.fromhex(body))
-            found[id_] = Delivery(
-                id_, destination, accepted_at, attempts, token, event, bool(fresh), bool(ordered)
-            )
+            claim = (id_, destination, accepted_at, attempts, token, event, bool(fresh), bool(ordered))
+            found[id_] = Delivery(*claim, lease_until=now + LEASE_SECONDS)
         return tuple(found[id_] for id_ in ids)
 
     def record(self, batches: Sequence[Sequence[Attempt]]) -> list[list[bool]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from relay import dispatcher
-from relay.store.sqlite_steps import LEASE_SECONDS
+from relay.store.steps import LEASE_SECONDS
 from tests.http.conftest import StartRelay
 from tests.http.world import Clock, Receiver, Running, until
 
@@ -96,6 +96,45 @@ async def test_clock_set_forward_beyond_give_up_after_still_tries_once_more(
     clock.moved_seconds += 40 * DAY
     await running.settled("delivered")
     assert [next_state for _, _, next_state in running.attempts()] == ["pending", "delivered"]
+
+
+async def test_claim_whose_lease_ran_out_is_put_back_and_not_sent(
+    relay: StartRelay,
+    erp: Receiver,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(dispatcher, "RENEW_SECONDS", HOUR)
+    caplog.set_level("INFO", "relay.lane")
+    running = await relay(destinations={"erp": {"concurrency": 1}})
+    erp.otherwise = erp.hang
+    for number in range(3):
+        await running.post({"eventId": str(number)})
+    await erp.arrived(1)
+    clock.moved_seconds += LEASE_SECONDS + 1
+    erp.release.set()
+    await running.settled("delivered", number=3)
+    released = [record.fields["number"] for record in caplog.records if record.msg == "deliveries.released"]  # type: ignore[attr-defined]
+    assert released == [2]
+    assert [request.headers["Idempotency-Key"] for request in erp.requests] == ["0", "1", "2"]
+
+
+async def test_renewed_claim_is_sent_after_its_first_lease(
+    relay: StartRelay, erp: Receiver, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "relay.lane")
+    running = await relay(destinations={"erp": {"concurrency": 1}})
+    erp.otherwise = erp.hang
+    for number in range(3):
+        await running.post({"eventId": str(number)})
+    await erp.arrived(1)
+    for _ in range(3):
+        clock.moved_seconds += LEASE_SECONDS / 2
+        await a_round_of_leases(running, clock)
+    erp.release.set()
+    await running.settled("delivered", number=3)
+    assert "deliveries.released" not in [record.msg for record in caplog.records]
 
 
 # ---- back

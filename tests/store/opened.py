@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from relay.model import (
     Transition,
 )
 from relay.store import Backlog, Claimed, Store
+from relay.store.steps import LEASE_SECONDS
 
 START = 1_800_000_000.25  # when most events of these tests were accepted
 DESTINATIONS = ("crm", "erp")
@@ -42,6 +45,12 @@ class Opened:
         await self.close()
         self._open = await self._opener()
         return self._open
+
+    async def after_a_crash(self) -> Store:
+        """Open it as if its relay had been killed: claims are free when their leases end, if not before."""
+        store = await self()
+        await store.expire(START + 1000 + LEASE_SECONDS)
+        return store
 
     async def close(self) -> None:
         """Close what is open."""
@@ -133,3 +142,12 @@ def owed(pending: int = 0, in_flight: int = 0, dead: int = 0, oldest: float | No
 async def backlog(store: Store, destination: str = "erp") -> Backlog:
     """Return what a destination is owed; a store may leave out those that are owed nothing."""
     return (await store.backlog()).get(destination, owed())
+
+
+async def comes_to(store: Store, expected: Backlog, destination: str = "erp") -> None:
+    """Wait until a destination is owed so much: of what nobody waits for, a store says no more."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(10):
+            while await backlog(store, destination) != expected:  # noqa: ASYNC110 (nobody tells)
+                await asyncio.sleep(0.01)
+    assert await backlog(store, destination) == expected

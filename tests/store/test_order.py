@@ -81,11 +81,11 @@ async def test_several_keys_go_on_at_once(store: Store) -> None:
     assert ids(await claim_all(store)) == ["a1", "b1", "c1"]
 
 
-async def test_order_holds_across_a_restart(open_store: Opened) -> None:
+async def test_order_holds_across_a_crash(open_store: Opened) -> None:
     store = await open_store()
     await accept(store, "a1", "a", wanted=True)
     await accept(store, "a2", "a")
-    store = await open_store()
+    store = await open_store.after_a_crash()
     (first,) = await claim_all(store)
     assert first.event.event_id == "a1"
     await store.record([ended(first, DELIVERED, keeps_place=False)])

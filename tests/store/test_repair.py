@@ -20,6 +20,7 @@ from tests.store.opened import (
     claim_again,
     claim_all,
     claim_one,
+    comes_to,
     event,
     finish,
     ids,
@@ -409,8 +410,7 @@ async def test_change_is_counted_when_nobody_waits_for_it_any_more(store: Store)
     waiting = asyncio.ensure_future(store.discard(BY_HAND, [first.id], "of no use"))
     await asyncio.sleep(0)
     waiting.cancel()
-    await store.probe()
-    assert await backlog(store) == owed()
+    await comes_to(store, owed())
 
 
 # ---- pauses
@@ -475,7 +475,7 @@ async def test_released_twice_at_once_it_is_one_event(store: Store) -> None:
     both = await asyncio.gather(
         *(store.release_quarantined(BY_HAND, id_, event(), References(), wanted) for _ in range(2))
     )
-    assert [accepted is None for accepted in both] == [False, True]
+    assert sorted(accepted is None for accepted in both) == [False, True]
     assert len(await changes(store)) == 1
 
 

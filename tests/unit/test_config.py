@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from psycopg.conninfo import conninfo_to_dict
 
 from relay.breaker import BreakerPolicy
 from relay.config import (
@@ -52,7 +53,10 @@ HASH = "$scrypt$ln=10,r=1,p=1$c2FsdHNhbHRzYWx0c2FsdA$" + "A" * 43
 DIFFERENTLY = "differently: quote it, or write true, false or a plain number"
 A_DURATION = "write a duration as a number and a unit, such as 500ms, 30s, 10m, 2h or 3d"
 A_SIZE = "write a size as a whole number above zero and a unit, such as 64KiB or 1MiB"
-A_STORE = "write sqlite:///PATH, such as sqlite:///relay.db or sqlite:////var/lib/relay.db"
+A_STORE = (
+    "write sqlite:///PATH, such as sqlite:///relay.db or sqlite:////var/lib/relay.db,"
+    " or postgresql://USER@HOST/DATABASE, such as postgresql://relay@db.example.internal/relay"
+)
 NO_ALIASES = "aliases (*name) are not supported; write the value out, or quote a text that starts with *"
 NO_TAGS = "tags (!name) are not supported; quote a text that starts with !"
 A_VARIABLE = "write a variable as ${NAME} or ${NAME:-default}, and a literal ${ as $${"
@@ -91,6 +95,11 @@ def with_password(text: str) -> str:
 def with_destination(text: str) -> str:
     """Return the minimal configuration with one more line in the destination: line 9."""
     return MINIMAL.replace("routes:\n", f"    {text}\nroutes:\n")
+
+
+def with_store(url: str, more: str = "retention: 90d") -> str:
+    """Return the minimal configuration with a store in its last line, 11, its URL from column 14 on."""
+    return f"{MINIMAL}store: {{url: '{url}', {more}}}\n"
 
 
 # ---- defaults
@@ -610,6 +619,14 @@ def test_account_has_one_usable_password(lines: str, problem: str) -> None:
         with_destination(f"auth: {{type: oauth, token: {SECRET}}}"),
         MINIMAL.replace("https://", f"https://relay:{SECRET}@"),
         MINIMAL.replace("https://", f"ftp://relay:{SECRET}@"),
+        with_store(f"postgresql://relay:{SECRET}@db/relay"),
+        with_store(f"mysql://relay:{SECRET}@db/relay"),
+        with_store(f"postgresql://relay:1/{SECRET}@db/relay"),
+        with_store(f"postgresql://relay:1/relay?{SECRET}=@db/relay"),
+        with_store(f"postgresql://relay@db/relay?password={SECRET}"),
+        with_store(f"postgresql://relay@db/relay?sslpassword={SECRET}"),
+        with_store("sqlite:///relay.db", f"password: {SECRET}"),
+        with_store("postgresql://relay@db/relay", f"password: {SECRET}, password_file: config.yaml"),
         MINIMAL.replace("https://erp.example/api", f"'https://u:{SECRET}@erp:port'"),
         MINIMAL + "x: 1\n",
     ],
@@ -635,6 +652,10 @@ def test_secret_is_never_in_a_representation(folder: Path) -> None:
         config = read(text.replace("auth: {}", f"auth: {auth}"))
         shown = f"{config!r} {config} {config.destinations['erp']!r} {config.model_dump_json()}"
         assert SECRET not in shown
+    for password in (f"password: {SECRET}", "password_file: secret"):
+        config = read(with_store("postgresql://relay@db/relay", password))
+        assert SECRET in config.store.conninfo()
+        assert SECRET not in f"{config!r} {config} {config.store!r} {config.model_dump_json()}"
 
 
 # ---- rules between keys
@@ -823,6 +844,156 @@ def test_problem_of_breaker_order_rate_or_hold_is_named_with_its_place(
     line: str, expected: list[str]
 ) -> None:
     assert problems(with_destination(line)) == [f"9:{problem}" for problem in expected]
+
+
+# ---- the store
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://db/relay",
+        "postgresql://relay@db.example.internal/relay",
+        "postgresql://relay@db:5433/relay",
+        "postgresql://relay@[::1]:5433/relay",
+        "postgresql://relay@db1:5432,db2,[fd00::1]/relay?target_session_attrs=read-write",
+        "postgresql://relay@%2Fvar%2Frun%2Fpostgresql/relay",
+        "postgresql://re%40lay@db/relay?sslmode=verify-full&sslrootcert=system&application_name=relay%201",
+        "postgresql://relay@db/relay?options=-c%20statement_timeout%3D5s&connect_timeout=3",
+    ],
+)
+def test_postgres_store_is_given_to_libpq_as_it_was_written(url: str) -> None:
+    store = read(with_store(url)).store
+    assert store.is_postgres
+    assert store.url == store.conninfo() == url
+    assert conninfo_to_dict(url)["dbname"] == "relay"
+    with pytest.raises(ValueError, match="has no file"):
+        _ = store.path
+
+
+def test_both_names_of_the_scheme_are_the_same_store() -> None:
+    short, long = (read(with_store(f"{scheme}://relay@db/relay")) for scheme in ("postgres", "postgresql"))
+    assert short == long
+
+
+def test_sqlite_store_is_a_file() -> None:
+    store = read(with_store("sqlite:///relay.db")).store
+    assert (store.is_postgres, store.path) == (False, Path("relay.db"))
+
+
+@pytest.mark.parametrize("password", ["s3cret", "a b+c&d=e?f#g/h:i@j%20k'l\\m\"", "pässwört", "%", "12345"])
+@pytest.mark.parametrize("query", ["", "?sslmode=require&application_name=relay"])
+def test_password_of_the_store_arrives_at_libpq(folder: Path, password: str, query: str) -> None:
+    (folder / "secret").write_text(password, encoding="utf-8")
+    store = read(with_store(f"postgresql://relay@db:5433/relay{query}", "password_file: secret")).store
+    understood = conninfo_to_dict(store.conninfo())
+    assert understood["password"] == password
+    assert (understood["user"], understood["host"], understood["port"]) == ("relay", "db", "5433")
+    assert (understood["dbname"], understood.get("sslmode")) == ("relay", "require" if query else None)
+
+
+def test_password_of_the_store_may_be_digits_or_a_variable() -> None:
+    for written in ("12345", '"${P}"'):
+        store = read(with_store("postgresql://relay@db/relay", f"password: {written}"), P="12345").store
+        assert store.conninfo() == "postgresql://relay@db/relay?password=12345"
+
+
+def test_files_named_in_the_url_of_the_store_are_relative_to_the_configuration(folder: Path) -> None:
+    (folder / "conf").mkdir()
+    (folder / "conf" / "our ca.pem").write_text("", encoding="utf-8")
+    url = "postgresql://relay@db/relay?sslmode=verify-full&sslrootcert=our%20ca.pem"
+    (folder / "conf" / "relay.yaml").write_text(with_store(url), encoding="utf-8")
+    store = load(Path("conf/relay.yaml"), {}).store
+    assert conninfo_to_dict(store.conninfo())["sslrootcert"] == "conf/our ca.pem"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "relay.db",
+        "sqlite://relay.db",
+        "mysql://relay@db/relay",
+        "postgresql:relay",
+        "postgresql://",
+        "postgresql:///relay",
+        "postgresql://relay@/relay",
+        "postgresql://relay@db",
+        "postgresql://relay@db/",
+        "postgresql://relay@db?sslmode=require",
+        "postgresql://relay@db/relay/more",
+        "postgresql://relay@db/relay?",
+        "postgresql://relay@db/relay#part",
+        "postgresql://relay@db:0/relay",
+        "postgresql://relay@db:65536/relay",
+        "postgresql://relay@db:port/relay",
+        "postgresql://relay@db1,,db2/relay",
+        "postgresql://relay@::1/relay",
+        "postgresql://relay@db/re lay",
+        "postgresql://relay@db/re%lay",
+        "postgresql://relay@db/relay%00",
+        "postgresql+psycopg://relay@db/relay",
+    ],
+)
+def test_url_of_no_store_is_refused(url: str) -> None:
+    assert problems(with_store(url)) == [f"11:14: store.url: {A_STORE}"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://relay:{SECRET}@db/relay",
+        f"postgres://:{SECRET}@db/relay",
+        f"postgresql://relay:{SECRET}/?#@db/relay",
+        "postgresql://relay:@db/relay",
+        f"postgresql://relay@db/relay?sslmode=require&password={SECRET}",
+    ],
+)
+def test_password_in_the_url_of_a_store_is_refused(url: str) -> None:
+    assert problems(with_store(url)) == [
+        "11:14: store.url: a password doesn't belong into the URL; write it under store.password"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "problem"),
+    [
+        ("sslmod=require", "sslmod is not a parameter that may stand in the URL; did you mean sslmode?"),
+        ("sslmode=require&x=1", "x is not a parameter that may stand in the URL"),
+        ("user=relay", "user is not a parameter that may stand in the URL"),
+        ("sslmode", "write sslmode=VALUE"),
+        ("sslmode=", "write sslmode=VALUE"),
+        ("sslrootcert=nowhere.pem", "can't read nowhere.pem"),
+        *(
+            (
+                f"{name}={SECRET}",
+                f"{name} is a secret, and can't stand in the URL, which is shown",
+            )
+            for name in ("sslpassword", "oauth_client_secret")
+        ),
+    ],
+)
+def test_parameter_that_may_not_stand_in_the_url_of_a_store_is_named(parameter: str, problem: str) -> None:
+    url = f"postgresql://relay@db/relay?{parameter}"
+    assert problems(with_store(url)) == [f"11:14: store.url: {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("url", "passwords", "problem"),
+    [
+        (
+            "sqlite:///relay.db",
+            f"password: {SECRET}",
+            "a password is for postgresql://; a SQLite file has none",
+        ),
+        (
+            "postgresql://relay@db/relay",
+            f"password: {SECRET}, password_file: config.yaml",
+            "give only one of password, password_file",
+        ),
+    ],
+)
+def test_password_that_does_not_fit_the_store_is_refused(url: str, passwords: str, problem: str) -> None:
+    assert problems(with_store(url, passwords)) == [f"11:8: store: {problem}"]
 
 
 # ---- TLS

@@ -1,0 +1,123 @@
+"""The SQL on PostgreSQL of quarantine, retention, a clock set back, and readiness.
+
+Every function runs within a READ COMMITTED transaction of its caller's, which commits it. Of several relays,
+one at a time does the retention. How much is kept, and how much is done at once, is the same in every store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+
+from relay.model import Quarantined
+from relay.store import Purged, sqlite_upkeep
+from relay.store.postgres_order import Connection
+
+_log = logging.getLogger(__name__)
+
+_RETENTION = "retention"  # a chore: only one relay at a time does it
+_CHORE_SECONDS = 300.0  # then another relay takes a chore over
+
+
+async def quarantine(connection: Connection, request: Quarantined) -> None:
+    """Keep a request that can't be an event, within bounds.
+
+    While others quarantine too, the bounds are kept by the next one: what another transaction holds isn't
+    waited for, or two could wait for each other.
+    """
+    await connection.execute(
+        "INSERT INTO quarantine (source, reason, digest, detail, content_type, received_at,"
+        " last_received_at, times, body) VALUES (%s, %s, %s, %s, %s, %s, %s, 1, %b)"
+        " ON CONFLICT (source, reason, digest) DO UPDATE SET times = quarantine.times + 1,"
+        " last_received_at = excluded.last_received_at",
+        (
+            request.source,
+            request.reason,
+            hashlib.sha256(request.body).hexdigest(),
+            request.detail,
+            request.content_type,
+            request.received_at,
+            request.received_at,
+            request.body,
+        ),
+    )
+    cursor = await connection.execute(
+        "DELETE FROM quarantine WHERE id = ANY(ARRAY(SELECT id FROM quarantine WHERE id IN (SELECT id FROM ("
+        " SELECT id, row_number() OVER newest AS place, sum(octet_length(body)) OVER newest AS bytes"
+        " FROM quarantine WINDOW newest AS (ORDER BY id DESC)) AS kept WHERE place > %s OR bytes > %s)"
+        " FOR UPDATE SKIP LOCKED))",
+        (sqlite_upkeep.MAX_QUARANTINED, sqlite_upkeep.MAX_QUARANTINED_BYTES),
+    )
+    if evicted := cursor.rowcount:
+        _log.warning("quarantine.evicted", extra={"fields": {"number": evicted}})
+
+
+async def purge(  # noqa: PLR0913, PLR0917 (as `Store` has it, and who asks)
+    connection: Connection, holder: str, after: int, accepted_before: float, limit: int, now: float
+) -> Purged:
+    """Delete old finished events, unless another relay than the holder sees to it.
+
+    Whoever purges is left to it to the end, or for five minutes after its last step as `now` tells; for the
+    others, there is nothing to purge meanwhile.
+    """
+    if not await _take_chore(connection, _RETENTION, holder, now):
+        return Purged(0, None)
+    cursor = await connection.execute(
+        "SELECT id, received_at < %s, unrouted OR EXISTS (SELECT 1 FROM deliveries AS d"
+        " WHERE d.event = e.id AND d.state NOT IN ('delivered', 'discarded'))"
+        " FROM (SELECT id, received_at, unrouted FROM events WHERE id > %s ORDER BY id LIMIT %s) AS e",
+        (accepted_before, after, limit),
+    )
+    looked_at = await cursor.fetchall()
+    finished = [id_ for id_, old, unfinished in looked_at if old and not unfinished]
+    deleted = await _delete_finished(connection, finished)
+    if len(looked_at) < limit or not any(old for _, old, _ in looked_at):
+        await connection.execute("DELETE FROM chores WHERE name = %s", (_RETENTION,))
+        return Purged(deleted, None)
+    return Purged(deleted, max(id_ for id_, *_ in looked_at))
+
+
+async def _take_chore(connection: Connection, name: str, holder: str, now: float) -> bool:
+    """Take a chore that nobody has, or keep it; tell whether it is the holder's now."""
+    cursor = await connection.execute(
+        "INSERT INTO chores (name, holder, held_until) VALUES (%s, %s, %s) ON CONFLICT (name) DO UPDATE"
+        " SET holder = excluded.holder, held_until = excluded.held_until"
+        " WHERE chores.holder = excluded.holder OR chores.held_until <= %s",
+        (name, holder, now + _CHORE_SECONDS, now),
+    )
+    return cursor.rowcount > 0
+
+
+async def _delete_finished(connection: Connection, events: list[int]) -> int:
+    """Delete events that were finished, but for those that are being replayed; return how many."""
+    cursor = await connection.execute(
+        "SELECT id FROM events WHERE id = ANY(%s::bigint[]) ORDER BY id FOR UPDATE SKIP LOCKED", (events,)
+    )
+    locked = [id_ for (id_,) in await cursor.fetchall()]
+    # Looked at once more: a replay may have been committed since, but none can be from now on.
+    cursor = await connection.execute(
+        "DELETE FROM events AS e WHERE id = ANY(%s::bigint[]) AND NOT EXISTS (SELECT 1 FROM deliveries AS d"
+        " WHERE d.event = e.id AND d.state NOT IN ('delivered', 'discarded'))",
+        (locked,),
+    )
+    return cursor.rowcount
+
+
+async def probe(connection: Connection, now: float) -> None:
+    """Write when this was asked for."""
+    await connection.execute(
+        "INSERT INTO probe (id, probed_at) VALUES (1, %s)"
+        " ON CONFLICT (id) DO UPDATE SET probed_at = excluded.probed_at",
+        (now,),
+    )
+
+
+async def bring_forward(connection: Connection, destination: str, latest_due_at: float, now: float) -> int:
+    """Make retries due that are later than any could be; return how many."""
+    cursor = await connection.execute(
+        "UPDATE deliveries SET due_at = %s WHERE id = ANY(ARRAY(SELECT id FROM deliveries"
+        " WHERE destination = %s AND NOT fresh AND state = 'pending' AND NOT blocked AND due_at > %s"
+        " AND attempts > 0 LIMIT %s FOR UPDATE SKIP LOCKED))",
+        (now, destination, latest_due_at, sqlite_upkeep.MAX_BROUGHT_FORWARD),
+    )
+    return cursor.rowcount
