@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 PIN := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
   --no-emit-index-url --no-header
 
-.PHONY: help demo test crash check format bench lock schema clean
+.PHONY: help demo test crash crash-fleet check format bench lock schema clean
 
 help: ## Show this
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1	\2/p' $(MAKEFILE_LIST)
 
 # The environment is made of pinned, hashed packages, and the relay itself beside them as it stands here.
 $(READY): requirements-dev.lock pyproject.toml
@@ -30,6 +30,9 @@ test: $(READY) ## Run all tests
 crash: $(READY) ## Kill relays under load, 1000 times, and count what was lost; KILLS=100 for less, SEED=1 to repeat
 	$(BIN)/python -m tests.lab $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
 
+crash-fleet: $(READY) ## The same of several relays on one PostgreSQL, which is restarted, too; KILLS=, SEED=, REPLICAS=3
+	$(BIN)/python -m tests.fleet $(if $(REPLICAS),--replicas $(REPLICAS)) $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+
 check: $(READY) ## Format, lint, strict types, Dockerfile
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -47,8 +50,8 @@ schema: $(READY) ## Write config.schema.json anew
 	$(BIN)/itscope-relay schema > config.schema.json
 
 lock: $(READY) ## Pin the newest packages that pyproject.toml allows
-	$(PIN) pyproject.toml --extra fast -o requirements.lock
-	$(PIN) pyproject.toml --extra fast --extra dev -o requirements-dev.lock
+	$(PIN) pyproject.toml --extra fast --extra postgres -o requirements.lock
+	$(PIN) pyproject.toml --extra fast --extra postgres --extra dev -o requirements-dev.lock
 	$(PIN) requirements-build.in -o requirements-build.lock
 
 clean: ## Remove what was made here

@@ -16,7 +16,7 @@ from typing import NoReturn
 import click
 
 from relay import __version__
-from relay.cli import configuring, looking, playing, quarantine, repair, routing, serving
+from relay.cli import configuring, looking, moving, playing, quarantine, repair, routing, serving
 
 __all__ = ["cli", "main"]
 
@@ -65,7 +65,7 @@ def cli() -> None:
 
 
 for _command in (
-    *(serving.serve, serving.backup),
+    *(serving.serve, serving.backup, moving.migrate_store),
     *(configuring.check, configuring.hash_password_command, configuring.schema),
     *(routing.route, routing.test_routes, routing.diff_routes),
     *(looking.events, looking.event, looking.deliveries, looking.destinations, looking.changes),
