@@ -48,20 +48,20 @@ class Axe:
         self.life = 0
         self._point: Point | None = None
         self._left = 0
-        self._kill: Callable[[], None] | None = None
+        self._kill: Callable[[int], None] | None = None
 
-    def aim(self, point: Point, number: int, kill: Callable[[], None]) -> None:
-        """Wait over a new relay for the n-th time that a point is passed."""
+    def aim(self, point: Point, number: int, kill: Callable[[int], None]) -> None:
+        """Wait for the n-th time that a point is passed; whoever kills is told the life in which it was."""
         self._point, self._left, self._kill = point, number, kill
 
     def rest(self) -> None:
         """Wait for nothing any more."""
         self._point = self._kill = None
 
-    def passed(self, point: Point) -> None:
+    def passed(self, point: Point, life: int) -> None:
         """Learn that a point is passed; the relay is dead when this returns, if it was the one."""
         if point is not self._point or self._kill is None:
             return
         self._left -= 1
         if self._left == 0:
-            self._kill()
+            self._kill(life)

@@ -79,6 +79,13 @@ class Relay:
         """End it at once, if it still runs."""
         self._signal(signal.SIGKILL)
 
+    def pause(self) -> None:
+        """Let it do nothing until `resume`."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._signal(signal.SIGCONT)
+
     async def end(self) -> None:
         """End it at once, if it still runs, and wait for that."""
         self.kill()

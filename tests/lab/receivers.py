@@ -47,6 +47,7 @@ class Receiver:
         self.url = ""
         application = web.Application()
         application.router.add_post("/hook", self._answer)
+        application.router.add_post("/hook/{life}", self._answer)  # where several relays live at a time
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
 
     async def start(self) -> None:
@@ -58,14 +59,14 @@ class Receiver:
         await self._runner.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
-        life = self._axe.life
+        life = int(request.match_info.get("life", self._axe.life))
         webhook = read(await request.read())
         if webhook is None or request.headers.get("Idempotency-Key") != webhook.event_id:
             self.altered += 1
             return web.Response(status=200)
         takes = self._chance.random() >= self._character.refused
         self._watch.arrived(webhook, life)
-        self._axe.passed(Point.RECEIVED)
+        self._axe.passed(Point.RECEIVED, life)
         await asyncio.sleep(self._character.thinks_seconds)
         self._watch.ended(webhook, life, taken=takes)
         self._remember(webhook, life, takes=takes)
@@ -74,7 +75,7 @@ class Receiver:
             await response.prepare(request)
             await response.write_eof()
         if takes:
-            self._axe.passed(Point.REPLIED)
+            self._axe.passed(Point.REPLIED, life)
         return response
 
     def _remember(self, webhook: Webhook, life: int, *, takes: bool) -> None:

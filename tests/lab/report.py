@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from tests.lab.points import Point
 
+WIDTH = max(len(point.value) for point in Point) + 2  # of what stands before the figures
 _SHOWN = 10
 
 
@@ -61,22 +62,27 @@ class Report:
 
     def text(self) -> str:
         """Return the report as it is read."""
-        width = max(len(point.value) for point in Point) + 2
-        lines = [
-            f"{'kills':{width}} {self.killed:8}",
+        lines = [*self._incidents(), *self._results(), *(f"  {fault}" for fault in self.faults[:_SHOWN])]
+        return "\n".join([*lines, *(["  ..."] if len(self.faults) > _SHOWN else [])])
+
+    def _incidents(self) -> list[str]:
+        return [
+            f"{'kills':{WIDTH}} {self.killed:8}",
             *(
-                f"  {point.value:{width - 2}} {number:8}   {self.owing[point]} with deliveries owed"
+                f"  {point.value:{WIDTH - 2}} {number:8}   {self.owing[point]} with deliveries owed"
                 for point in Point
                 if (number := self.kills[point])
             ),
-            *([f"  {'at a deadline':{width - 2}} {self.missed:8}"] if self.missed else []),
-            f"{'acknowledged':{width}} {self.acknowledged:8}",
-            f"{'delivered':{width}} {self.delivered:8}",
-            f"{'lost':{width}} {self.lost:8}",
-            f"{'answered 503 and retried':{width}} {self.retried:8}",
-            f"{'duplicates':{width}} {self.duplicates:8}   of at most {self.repeatable}",
-            f"{'':{width}} {'':8}   taken but not recorded at a kill; at most {self.most_repeatable} at one",
-            f"{'faults':{width}} {len(self.faults):8}",
-            *(f"  {fault}" for fault in self.faults[:_SHOWN]),
+            *([f"  {'at a deadline':{WIDTH - 2}} {self.missed:8}"] if self.missed else []),
         ]
-        return "\n".join([*lines, *(["  ..."] if len(self.faults) > _SHOWN else [])])
+
+    def _results(self) -> list[str]:
+        return [
+            f"{'acknowledged':{WIDTH}} {self.acknowledged:8}",
+            f"{'delivered':{WIDTH}} {self.delivered:8}",
+            f"{'lost':{WIDTH}} {self.lost:8}",
+            f"{'answered 503 and retried':{WIDTH}} {self.retried:8}",
+            f"{'duplicates':{WIDTH}} {self.duplicates:8}   of at most {self.repeatable}",
+            f"{'':{WIDTH}} {'':8}   taken but not recorded at a kill; at most {self.most_repeatable} at one",
+            f"{'faults':{WIDTH}} {len(self.faults):8}",
+        ]

@@ -17,7 +17,7 @@ SENDERS = 6
 _ORDERS = 4  # of each sender
 _REPEATED = 0.03  # share of the webhooks that were acknowledged before
 _MAX_BEHIND = 150  # webhooks ahead of the slowest receiver: what is killed should be at work on all sides
-_HEADERS = {"Content-Type": "application/json", **AUTHORIZATION}
+HEADERS = {"Content-Type": "application/json", **AUTHORIZATION}
 
 
 class Senders:
@@ -37,7 +37,10 @@ class Senders:
         """
         self._axe = axe
         self._taken = taken
-        self._senders = [_Sender(number, random.Random(chance.random())) for number in range(SENDERS)]  # noqa: S311 (seeded)
+        self._senders = [
+            Sender(number, _ORDERS, random.Random(chance.random()))  # noqa: S311 (seeded)
+            for number in range(SENDERS)
+        ]
         self.acknowledged: set[str] = set()
         self.forgotten: set[str] = set()
         self.unexpected: list[str] = []
@@ -49,13 +52,13 @@ class Senders:
 
     async def post_until_gone(self, url: str, alive: Callable[[], bool]) -> None:
         """Post to a relay until it answers no more."""
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20), headers=_HEADERS) as client:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20), headers=HEADERS) as client:
             await asyncio.gather(
                 *(self._post_until_gone(sender, client, url, alive) for sender in self._senders)
             )
 
     async def _post_until_gone(
-        self, sender: _Sender, client: aiohttp.ClientSession, url: str, alive: Callable[[], bool]
+        self, sender: Sender, client: aiohttp.ClientSession, url: str, alive: Callable[[], bool]
     ) -> None:
         while alive():
             if self.behind > _MAX_BEHIND:
@@ -66,7 +69,7 @@ class Senders:
             except (aiohttp.ClientError, OSError):
                 return
 
-    async def _post(self, sender: _Sender, client: aiohttp.ClientSession, url: str) -> None:
+    async def _post(self, sender: Sender, client: aiohttp.ClientSession, url: str) -> None:
         webhook = sender.next()
         async with client.post(url, data=webhook.body) as response:
             if response.status != 200:
@@ -75,19 +78,19 @@ class Senders:
             is_repeated = webhook.event_id in self.acknowledged
             self.acknowledged.add(webhook.event_id)
             sender.acknowledged(webhook)
-            self._axe.passed(Point.ANSWERED)
+            self._axe.passed(Point.ANSWERED, self._axe.life)
             with contextlib.suppress(aiohttp.ClientError):  # killed between the head and the rest
                 answer = await response.json()
                 if is_repeated and answer["status"] != "duplicate":
                     self.forgotten.add(webhook.event_id)
 
 
-class _Sender:
+class Sender:
     """Posts one webhook after the other, of a few orders; the one without an answer comes first."""
 
-    def __init__(self, number: int, chance: random.Random) -> None:
+    def __init__(self, number: int, orders: int, chance: random.Random) -> None:
         self._chance = chance
-        self._last = {f"order-{number}-{order}": 0 for order in range(_ORDERS)}
+        self._last = {f"order-{number}-{order}": 0 for order in range(orders)}
         self._orders = list(self._last)
         self._done: list[Webhook] = []
         self._unanswered: Webhook | None = None

@@ -13,6 +13,7 @@ from pathlib import Path
 import aiohttp
 
 from tests.e2e.relay_process import until, write_config
+from tests.lab.comparison import compare
 from tests.lab.order import OrderWatch
 from tests.lab.points import HIGHEST, Axe, Point
 from tests.lab.process import Relay
@@ -101,7 +102,7 @@ class Series:
         self._axe.life += 1
         started = time.monotonic()
         relay = await Relay.start(config, self._log, self._trap(point, number))
-        self._axe.aim(point, number, relay.kill)
+        self._axe.aim(point, number, lambda _life: relay.kill())
         fuse = asyncio.create_task(self._burn(relay, point))
         try:
             if await relay.ready():
@@ -168,38 +169,10 @@ class Series:
 
     async def _compare(self) -> None:
         report, senders = self.report, self._senders
-        report.acknowledged = len(senders.acknowledged)
-        for name, receiver in self._receivers.items():
-            lost = senders.acknowledged - receiver.taken_in.keys()
-            report.lost += len(lost)
-            report.delivered += len(senders.acknowledged) - len(lost)
-            report.retried += receiver.refusals
-            report.faults += [f"{name} never got {event_id}" for event_id in sorted(lost)]
-            report.faults += [f"{name} got what nobody posted"] * receiver.altered
-            self._count_duplicates(name, receiver)
-        self._count_repeatable()
+        compare(report, senders.acknowledged, self._receivers, dict(enumerate(self._died_with)))
         if self._terms.order_by is not None:
             report.faults += [f"{ORDERED}: {violation}" for violation in self._watches[ORDERED].violations]
         report.faults += [f"{event_id} was forgotten" for event_id in sorted(senders.forgotten)]
         report.faults += senders.unexpected
         report.faults += await asyncio.to_thread(damages, self._folder / "relay.db")
         report.faults += self._log.read_text("utf-8").splitlines()
-
-    def _count_duplicates(self, name: str, receiver: Receiver) -> None:
-        """Count what was taken again, and find what no kill explains."""
-        for event_id, lives in receiver.taken_in.items():
-            repetitions = len(lives) - 1
-            self.report.duplicates += repetitions
-            if repetitions > sum(self._was_repeatable(event_id, name, life) for life in set(lives)):
-                self.report.faults.append(
-                    f"{name} took {event_id} in the lives {lives}, which no kill explains"
-                )
-
-    def _was_repeatable(self, event_id: str, name: str, life: int) -> bool:
-        return life < len(self._died_with) and (event_id, name) in self._died_with[life]
-
-    def _count_repeatable(self) -> None:
-        for life, pairs in enumerate(self._died_with):
-            number = sum(life in self._receivers[name].taken_in.get(event_id, ()) for event_id, name in pairs)
-            self.report.repeatable += number
-            self.report.most_repeatable = max(self.report.most_repeatable, number)

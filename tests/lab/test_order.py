@@ -52,3 +52,27 @@ def test_body_with_another_byte_is_no_webhook() -> None:
     assert read(body) == Webhook("a", 16)
     assert read(body.replace(b"x", b"y", 1)) is None
     assert read(body[:-1]) is None
+
+
+def test_overlap_is_seen_among_requests_of_several_relays_where_a_lease_lies_between() -> None:
+    watch = OrderWatch(lives_overlap=False)
+    watch.arrived(Webhook("a", 1), 1)
+    watch.arrived(Webhook("a", 1), 2)
+    assert watch.violations == ["a/1 came while another of its key was under way"]
+    watch.ended(Webhook("a", 1), 2, taken=True)
+    watch.ended(Webhook("a", 1), 1, taken=True)
+    take(watch, 2, life=2)
+    assert len(watch.violations) == 1
+
+
+def test_what_a_relay_sends_late_is_counted_and_not_judged() -> None:
+    watch = OrderWatch(lives_overlap=False)
+    watch.excuse(1, {"a/1"})
+    take(watch, 1, life=2)
+    take(watch, 2, life=2)
+    take(watch, 1, life=1)
+    assert (watch.late, watch.violations) == (1, [])
+    take(watch, 1, life=3)
+    assert watch.violations == ["a/1 came after a/2"]
+    take(watch, 3, life=1)
+    assert len(watch.violations) == 1

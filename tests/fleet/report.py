@@ -1,0 +1,52 @@
+"""What a run of a fleet came to."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from tests.fleet.database import Restart
+from tests.lab.report import WIDTH, Report
+
+
+@dataclass(slots=True)
+class FleetReport(Report):
+    """Figures of a run; those of one relay's laboratory, and more.
+
+    Attributes:
+        restarts: of the database.
+        pauses: of a replica, each longer than a lease.
+        twins: webhooks posted to two replicas at the same moment.
+        failures: webhooks that a replica did not answer.
+        refusals: webhooks that a replica answered 503.
+        late: requests of a replica that had slept longer than it may hold what it had claimed.
+        out_of_order: deliveries that overtook another of their key, or overlapped with it.
+    """
+
+    restarts: Counter[Restart] = field(default_factory=Counter)
+    pauses: int = 0
+    twins: int = 0
+    failures: int = 0
+    refusals: int = 0
+    late: int = 0
+    out_of_order: int = 0
+
+    def _incidents(self) -> list[str]:
+        kinds = ", ".join(f"{number} {how.name.lower()}" for how, number in self.restarts.items())
+        return [
+            *Report._incidents(self),
+            f"{'database restarts':{WIDTH}} {self.restarts.total():8}   {kinds}".rstrip(),
+            f"{'pauses of a replica':{WIDTH}} {self.pauses:8}",
+            f"{'posted to two at once':{WIDTH}} {self.twins:8}",
+            f"{'not answered':{WIDTH}} {self.failures:8}",
+            f"{'refused by a replica':{WIDTH}} {self.refusals:8}",
+        ]
+
+    def _results(self) -> list[str]:
+        *results, faults = Report._results(self)
+        return [
+            *results,
+            f"{'out of order':{WIDTH}} {self.out_of_order:8}",
+            *([f"{'late after a pause':{WIDTH}} {self.late:8}"] if self.pauses else []),
+            faults,
+        ]
