@@ -1,4 +1,4 @@
-"""`python -m bench [PART ...]`: throughput, latency, island, replay. Ratios first, then their parts.
+"""`python -m bench [PART ...]`: throughput, replicas, latency, island, replay. Ratios first, then parts.
 
 Every comparison runs side by side and interleaved (A B A B), each side with fresh processes; medians over the
 rounds are given with their range. The machine is part of the result: compare ratios, not figures.
@@ -268,7 +268,67 @@ def _on_postgres(folder: Path, urls: list[str]) -> Iterator[harness.Process]:
             yield process
 
 
-PARTS = {"throughput": throughput, "latency": latency, "island": island, "replay": replay}
+def replicas(folder: Path, seconds: float, rounds: int) -> None:
+    """One relay and two on one PostgreSQL, as fast as it goes, all on the same cores; and who uses those."""
+    totals: dict[int, list[float]] = {1: [], 2: []}
+    cores: dict[int, str] = {}
+    with harness.receivers(folder / "nginx") as receivers:
+        for number, count in itertools.product(range(rounds), totals):
+            with PostgresServer(fsync=True) as server, contextlib.ExitStack() as relays:
+                server.start()
+                database = server.create_database()
+                processes = [
+                    relays.enter_context(
+                        harness.relay(folder / f"{count}-{number}-{place}", receivers.urls, database=database)
+                    )
+                    for place in range(count)
+                ]
+                rate, cores[count] = _all_full_load(processes, server, receivers, seconds)
+                totals[count].append(rate)
+    print("replicas: accepted and delivered to 3 destinations, on one PostgreSQL, as fast as it goes")
+    print(f"  ratio two/one  {_spread([b / a for a, b in zip(*totals.values(), strict=True)], '.2f')}")
+    for count, runs in totals.items():
+        print(f"  {count}  events/s {_spread(runs, '.0f')}  cores used, last round: {cores[count]}")
+
+
+def _all_full_load(
+    relays: Sequence[harness.Process],
+    server: PostgresServer,
+    receivers: harness.Receivers,
+    seconds: float,
+) -> tuple[float, str]:
+    """Return how many events a second all relays accepted and delivered, and what that took."""
+
+    def used() -> dict[str, float]:
+        return {
+            "relays": sum(relay.cpu_seconds for relay in relays),
+            "PostgreSQL": harness.cpu_seconds(server.pid),
+            "nginx": receivers.process.cpu_seconds,
+        }
+
+    ports = [relay.port for relay in relays]
+    harness.loads(ports, WARM_UP_SECONDS)
+    _settle(receivers)
+    before, received, started = used(), receivers.received, time.monotonic()
+    loads = harness.loads(ports, seconds)
+    requests = sum(load.requests for load in loads)
+    while receivers.received - received < 3 * requests and time.monotonic() < started + seconds + 120:
+        time.sleep(0.005)
+    took = time.monotonic() - started
+    if any(load.errors for load in loads) or receivers.received - received < 3 * requests:
+        raise RuntimeError("errors, or deliveries missing")
+    cores = {name: (after - before[name]) / took for name, after in used().items()}
+    cores["wrk"] = sum(load.cpu_seconds for load in loads) / seconds / len(loads)  # each counts all
+    return requests / took, ", ".join(f"{name} {number:.2f}" for name, number in cores.items())
+
+
+PARTS = {
+    "throughput": throughput,
+    "replicas": replicas,
+    "latency": latency,
+    "island": island,
+    "replay": replay,
+}
 
 
 def main() -> None:
@@ -281,10 +341,10 @@ def main() -> None:
     if unknown := set(arguments.parts) - PARTS.keys():
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     wanted = arguments.parts or list(PARTS)
-    if "throughput" in wanted and not (
+    if {"throughput", "replicas"} & {*wanted} and not (
         shutil.which("wrk") and shutil.which("nginx", path=os.environ["PATH"] + ":/usr/sbin")
     ):
-        sys.exit("throughput needs wrk and nginx as load generator and receivers (Debian: wrk, nginx-light)")
+        sys.exit("this needs wrk and nginx as load generator and receivers (Debian: wrk, nginx-light)")
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()},"
         f" aiohttp {version('aiohttp')}, uvloop {version('uvloop')}, SQLite {apsw.sqlite_lib_version()}"

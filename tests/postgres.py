@@ -155,6 +155,12 @@ class PostgresServer:
         """Of the database that is always there."""
         return f"postgresql://postgres@127.0.0.1:{self._port}/postgres"
 
+    @property
+    def pid(self) -> int:
+        """Of the process that the others descend from."""
+        assert self._process is not None
+        return self._process.pid
+
     def create_database(self) -> str:
         """Create an empty database and return its URL."""
         return create_database(self.url)
@@ -197,8 +203,7 @@ class PostgresServer:
     @contextlib.contextmanager
     def hanging(self) -> Iterator[None]:
         """Keep it from answering, its connections open."""
-        assert self._process is not None
-        every = [psutil.Process(self._process.pid)]
+        every = [psutil.Process(self.pid)]
         every += every[0].children(recursive=True)
         for process in every:
             process.suspend()
