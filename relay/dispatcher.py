@@ -23,6 +23,7 @@ from relay.store.steps import LEASE_SECONDS
 _log = logging.getLogger(__name__)
 
 RENEW_SECONDS = LEASE_SECONDS / 3
+RETRY_SECONDS = 1.0  # where the store couldn't
 JUMP_SECONDS = 5.0  # less than that is a clock being put right
 
 
@@ -149,6 +150,7 @@ class Dispatcher:
         clock = asyncio.get_running_loop().time
         ahead = float("inf")  # how far the wall clock is: at the start, it may have been set back before
         while True:
+            pause = RETRY_SECONDS
             now = self._now()
             lanes = [*self._lanes.values(), *self._leaving.values()]
             with contextlib.suppress(StoreError):
@@ -161,7 +163,8 @@ class Dispatcher:
                 if now - clock() < ahead - JUMP_SECONDS:
                     await self._bring_forward(now)
                 ahead = now - clock()
-            await asyncio.sleep(RENEW_SECONDS)
+                pause = RENEW_SECONDS
+            await asyncio.sleep(pause)
 
     async def _bring_forward(self, now: float) -> None:
         """Make retries due now that the clock of before made due later than any pause is long."""

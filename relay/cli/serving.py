@@ -73,7 +73,10 @@ def backup(config_path: Path, file: Path, *, force: bool, as_json: bool) -> None
     """
     from relay.store.sqlite_backup import back_up
 
-    store = loaded(config_path).store.path
+    options = loaded(config_path).store
+    if options.is_postgres:
+        fail("backup copies SQLite files; back up PostgreSQL with its own tools, such as pg_dump")
+    store = options.path
     terminal = sys.stderr.isatty()
 
     def show(written: int) -> None:

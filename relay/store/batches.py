@@ -41,8 +41,6 @@ class Batches(Generic[I, R]):
         self._wake = asyncio.Event()
         self._closing = False
         self._busy_since: float | None = None
-        self.failed = False
-        """Whether the last batch found that the store can't take anything."""
         self._task = asyncio.create_task(self._work(), name="batches")
         self._task.add_done_callback(self._ended)
 
@@ -96,12 +94,10 @@ class Batches(Generic[I, R]):
         try:
             results = await self._run([item for item, _ in batch])
         except StoreUnavailableError as error:
-            self.failed = True
             late, self._waiting = self._waiting, []  # they needn't wait to be told the same
             _fail([*batch, *late], error)
             return
         except StoreError as error:
-            self.failed = False
             if len(batch) == 1:
                 _log.error("store.refused", extra={"fields": {"error": str(error)}})
                 _fail(batch, error)
@@ -109,7 +105,6 @@ class Batches(Generic[I, R]):
             for one in batch:  # find out who is at fault
                 await self._apply([one])
             return
-        self.failed = False
         for (_, done), result in zip(batch, results, strict=True):
             if not done.cancelled():
                 done.set_result(result)

@@ -14,10 +14,11 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg
 from psycopg import errors
+from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from relay.errors import StoreError, StoreUnavailableError
@@ -55,7 +56,7 @@ T = TypeVar("T")
 MAX_CONNECTIONS = 8  # of one relay
 CONNECT_SECONDS = 5
 CONNECTION_SECONDS = 1.0  # to get one that is free
-TRANSACTION_SECONDS = 8.0  # what takes longer ends with its connection
+TRANSACTION_SECONDS = 5.0  # what takes longer ends with its connection
 STUCK_SECONDS = 5.0  # webhooks that come then are refused at once
 # Two relays that wait for each other in a circle; PostgreSQL ends one of them.
 _AGAIN = (errors.DeadlockDetected, errors.SerializationFailure)
@@ -67,6 +68,14 @@ _UNAVAILABLE = (
     errors.ReadOnlySqlTransaction,  # a server that is or was made a standby
     errors.InFailedSqlTransaction,
 )
+# Of connections whose server is lost without a word; what the URL says goes before.
+_CLIENT_SETTINGS = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+    "connect_timeout": CONNECT_SECONDS,
+}
 
 
 class PostgresStore:
@@ -79,6 +88,8 @@ class PostgresStore:
         self._holder = uuid.uuid4().hex
         self._steps = Steps()
         self._admission = Admission()
+        self._away = False  # as whoever used it last found out
+        self._quarantining = asyncio.Semaphore()  # who posts rubbish waits for others who do
         self._accepting: Batches[Offer, Acceptance] = Batches(self._accept, self._died)
         self._recording: Batches[Sequence[Attempt], list[bool]] = Batches(self._record, self._died)
 
@@ -94,7 +105,8 @@ class PostgresStore:
 
     async def quarantine(self, request: Quarantined) -> None:
         with self._admitted(len(request.body)):
-            await self._in_transaction(upkeep.quarantine, request)
+            async with self._quarantining:
+                await self._in_transaction(upkeep.quarantine, request)
 
     async def claim(
         self, destination: str, *, fresh: bool, limit: int, max_bytes: int, now: float
@@ -150,7 +162,7 @@ class PostgresStore:
         hindrance = None
         if self._accepting.busy_seconds > STUCK_SECONDS:
             hindrance = "the database takes too long"
-        elif self._accepting.failed and (waiting or self._accepting.busy_seconds):
+        elif self._away and (waiting or self._accepting.busy_seconds):
             hindrance = "the database is away"
         return self._admission.admit(size, waiting, hindrance)
 
@@ -249,29 +261,31 @@ class PostgresStore:
             connection: Connection | None = None
             try:
                 async with asyncio.timeout(TRANSACTION_SECONDS), self._pool.connection() as connection:
-                    return await run(connection)
+                    result = await run(connection)
             except _AGAIN as error:
                 if not left:
                     raise StoreUnavailableError(f"the database is too busy: {_text(error)}") from error
-            except _UNAVAILABLE as error:
-                # The server has restarted, maybe; the other connections are as old as this one. What was
-                # committed all the same does no harm when it is repeated: every step looks first.
-                if not (left and connection and connection.broken and await self._replaced_connections()):
-                    raise StoreUnavailableError(f"the database can't be used: {_text(error)}") from error
             except TimeoutError as error:
+                await self._distrust(connection)
                 raise StoreUnavailableError("the database takes too long") from error
             except psycopg.Error as error:
-                raise StoreError(f"the database refused it: {_text(error)}") from error
+                is_broken = connection is not None and connection.broken
+                if not (is_broken or isinstance(error, _UNAVAILABLE)):
+                    raise StoreError(f"the database refused it: {_text(error)}") from error
+                # What was committed all the same does no harm when it is repeated: every step looks first.
+                await self._distrust(connection)
+                if not (left and is_broken):
+                    raise StoreUnavailableError(f"the database can't be used: {_text(error)}") from error
+            else:
+                self._away = False
+                return result
         raise AssertionError
 
-    async def _replaced_connections(self) -> bool:
-        """Let go of connections that are broken; tell whether that was possible in time."""
-        try:
-            async with asyncio.timeout(CONNECTION_SECONDS):
-                await self._pool.check()
-        except (psycopg.Error, TimeoutError):
-            return False
-        return True
+    async def _distrust(self, connection: Connection | None) -> None:
+        """Have new connections: the server has restarted, maybe, or is another one now."""
+        self._away = True
+        if connection is not None:
+            await self._pool.drain()
 
 
 async def open_store(url: str, committed: Callable[[float], None]) -> PostgresStore:
@@ -285,16 +299,15 @@ async def open_store(url: str, committed: Callable[[float], None]) -> PostgresSt
         StoreError: the database can't be reached, is too old, or newer than this relay.
     """
     try:
-        async with await psycopg.AsyncConnection.connect(
-            url, autocommit=True, connect_timeout=CONNECT_SECONDS
-        ) as connection:
+        wanted: dict[str, Any] = {**_CLIENT_SETTINGS, **conninfo_to_dict(url), "autocommit": True}
+        async with await psycopg.AsyncConnection.connect(**wanted) as connection:
+            await _configure(connection)
             await migrate(connection)
     except psycopg.Error as error:
         raise StoreError(f"can't open the store: {_text(error)}") from error
     pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-        url,
         configure=_configure,
-        kwargs={"autocommit": True, "connect_timeout": CONNECT_SECONDS},
+        kwargs=wanted,
         min_size=2,
         max_size=MAX_CONNECTIONS,
         timeout=CONNECTION_SECONDS,

@@ -18,11 +18,14 @@ Connection = psycopg.AsyncConnection[tuple[Any, ...]]
 
 
 async def lock(connection: Connection, keys: Iterable[Key]) -> None:
-    """Wait until nobody else joins or leaves these orders; all at once, or two could wait for each other."""
+    """Wait until nobody else joins or leaves these orders; all at once, or two could wait for each other.
+
+    Some keys share a lock: the server has room for so many only, for all its sessions together.
+    """
     if wanted := sorted(set(keys)):
         await connection.execute(
             "SELECT pg_advisory_xact_lock(number) FROM ("
-            " SELECT DISTINCT hashtextextended(key::text, 0) AS number"
+            " SELECT DISTINCT hashtextextended(key::text, 0) & 4095 AS number"
             " FROM jsonb_array_elements(%s::jsonb) AS key ORDER BY number) AS numbers",
             (json.dumps(wanted),),
         )

@@ -18,10 +18,15 @@ async def migrate(connection: Connection) -> None:
     """Run the numbered scripts that a database lacks, one after the other; there is no way back.
 
     Raises:
-        StoreError: the server is too old, or the database was written by a newer relay.
+        StoreError: the server is too old, the database isn't encoded in UTF-8, or a newer relay wrote it.
     """
     if connection.info.server_version < OLDEST_SERVER:
         raise StoreError(f"PostgreSQL {OLDEST_SERVER // 10000} or newer is needed")
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise StoreError(
+            f"the database is encoded in {encoding}, which can't hold every text; it must be UTF8"
+        )
     folder = resources.files("relay.store") / "migrations" / "postgres"
     scripts = sorted((file for file in folder.iterdir() if file.name.endswith(".sql")), key=lambda f: f.name)
     async with connection.transaction():

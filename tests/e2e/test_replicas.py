@@ -46,7 +46,7 @@ async def test_webhook_sent_to_both_at_once_is_accepted_and_delivered_once(
         assert {status for status, _ in answers} == {200}
         return sorted(answer["status"] for _, answer in answers)
 
-    ids = [f"e{number}" for number in range(10_000)]
+    ids = [f"e{number}" for number in range(2_000)]
     statuses = await asyncio.gather(*map(post, ids))
     assert statuses == [["accepted", "duplicate"]] * len(ids)
     await until(lambda: erp.taken.total() == crm.taken.total() == len(ids))
@@ -140,6 +140,15 @@ async def test_without_its_database_a_replica_refuses_and_says_why_until_it_is_b
     assert (await ready(relay, client))[0] == 200
     relay.signal(signal.SIGTERM)
     assert await relay.ended() == 0
+
+
+def test_backup_says_what_it_can_not_do(tmp_path: Path) -> None:
+    config = write_config(
+        tmp_path, {"erp": "http://127.0.0.1:9/"}, store={"url": "postgresql://relay@127.0.0.1:9/relay"}
+    )
+    done = run("backup", "-c", config, tmp_path / "backup")
+    assert done.returncode == 1
+    assert "pg_dump" in done.stderr
 
 
 async def ready(relay: RelayProcess, client: aiohttp.ClientSession) -> tuple[int, str]:

@@ -186,7 +186,40 @@ async def test_server_that_is_not_there_is_named_without_a_password() -> None:
     assert "s3cret" not in str(raised.value)
 
 
+async def test_database_that_cannot_hold_every_text_is_refused(own_server: PostgresServer) -> None:
+    own_server.start()
+    with psycopg.connect(own_server.url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE western ENCODING 'LATIN1' TEMPLATE template0")
+    with pytest.raises(StoreError, match="encoded in LATIN1"):
+        await opened(own_server.url.removesuffix("postgres") + "western")
+
+
 # ---- a server that goes away
+
+
+async def test_whoever_finds_the_server_back_ends_its_absence_for_webhooks(
+    frail: Store, own_server: PostgresServer
+) -> None:
+    own_server.stop()
+    with pytest.raises(StoreUnavailableError):
+        await offer(frail, event("refused"), {"erp": False})
+    own_server.start()
+    await frail.probe()
+    offers = (offer(frail, event(f"e{number}"), {"erp": False}) for number in range(20))
+    assert not any(acceptance.duplicate for acceptance in await asyncio.gather(*offers))
+
+
+async def test_connection_that_the_server_ended_in_a_transaction_is_replaced(
+    frail: Store, own_server: PostgresServer
+) -> None:
+    await accept(frail, "before")
+    with psycopg.connect(own_server.url, autocommit=True) as connection:
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+            " AND backend_type = 'client backend'"
+        )
+    await asyncio.gather(*(accept(frail, f"e{number}") for number in range(20)))
+    assert len(await claim_all(frail)) == 21
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
