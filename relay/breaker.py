@@ -115,7 +115,7 @@ def end(breaker: Breaker, generation: int, failed: bool, policy: BreakerPolicy, 
     )
 
 
-def abandon(breaker: Breaker, generation: int, now: float) -> Breaker:  # noqa: ARG001 (as the others have it)
+def abandon(breaker: Breaker, generation: int) -> Breaker:
     """Return the breaker after an attempt has ended without an outcome, such as a cancelled one.
 
     If it was the probe, another one may be sent at once: `open_until` stays. Anything else changes nothing.

@@ -9,7 +9,7 @@ import asyncio
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from aiohttp import hdrs, web
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -33,7 +33,8 @@ MAX_CURSOR = 512
 MAX_LINE_BYTES = 32 << 10  # of a request: all parameters at their longest, percent-encoded
 DEFAULT_LIMIT = 50
 UNROUTED = "unrouted"
-STATES = (*(state.value for state in DeliveryState), UNROUTED)
+State = Literal["pending", "in_flight", "delivered", "dead", "discarded", "unrouted"]
+STATES: tuple[str, ...] = get_args(State)
 OPERATOR = web.RequestKey("operator", str)
 
 _INSTANT = re.compile(
@@ -123,7 +124,7 @@ class Wanted(Nothing):
     source: Text | None = None
     since: Instant | None = None
     until: Instant | None = None
-    state: Literal["pending", "in_flight", "delivered", "dead", "discarded", "unrouted"] | None = None
+    state: State | None = None
     destination: Text | None = None
 
     def filter(self, now: float) -> Filter:

@@ -20,8 +20,22 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
-STATES = ("pending", "in_flight", "delivered", "dead", "discarded", "unrouted")
-FILTER = ("id", "type", "status", "source", "since", "until", "state", "destination")
+# The API's. They are written here once more since reading them from there would slow down every command.
+_STATES = ("pending", "in_flight", "delivered", "dead", "discarded", "unrouted")
+_FILTER = {
+    "id": click.option("--id", help="Any id: of the event, order, document or transaction."),
+    "type": click.option("--type", help="The eventType, such as INVOICE."),
+    "status": click.option("--status", help="The transactionStatus, such as CANCELLED."),
+    "source": click.option("--source", help="The source it came from."),
+    "since": click.option(
+        "--since", metavar="WHEN", help="Not before: 7d, 30m (so long ago), 2026-11-22T08:00:00Z."
+    ),
+    "until": click.option("--until", metavar="WHEN", help="Before that."),
+    "state": click.option(
+        "--state", type=click.Choice(_STATES), help="With a delivery in it; unrouted: with none."
+    ),
+    "destination": click.option("--destination", help="With a delivery to it."),
+}
 
 config_option = click.option(
     "-c",
@@ -120,19 +134,13 @@ def with_relay(command: Command) -> Command:
 def with_filter(command: Command) -> Command:
     """Add the options that say which events or deliveries are meant; the command gets them as `wanted`."""
 
-    @click.option("--id", help="Any id: of the event, order, document or transaction.")
-    @click.option("--type", help="The eventType, such as INVOICE.")
-    @click.option("--status", help="The transactionStatus, such as CANCELLED.")
-    @click.option("--source", help="The source it came from.")
-    @click.option("--since", metavar="WHEN", help="Not before: 7d, 30m (so long ago), 2026-11-22T08:00:00Z.")
-    @click.option("--until", metavar="WHEN", help="Before that.")
-    @click.option("--state", type=click.Choice(STATES), help="With a delivery in it; unrouted: with none.")
-    @click.option("--destination", help="With a delivery to it.")
     @functools.wraps(command)
     def filtered(**options: Any) -> None:
-        given = {name: options.pop(name) for name in FILTER}
+        given = {name: options.pop(name) for name in _FILTER}
         command(wanted={name: value for name, value in given.items() if value is not None}, **options)
 
+    for option in reversed(_FILTER.values()):  # as decorators, the first on top
+        filtered = option(filtered)
     return filtered
 
 

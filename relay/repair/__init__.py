@@ -1,10 +1,11 @@
 """What operators do by hand: replay, discard, skip, pause, and what is to become of quarantined requests.
 
 Owns which deliveries are meant and may be changed, one bounded step at a time. `plan` says what follows from
-a replay, `progress` what travels between steps. Who may ask, and in which form, is left to `admin`; the
-change itself and its record to the store.
+a replay, `progress` what travels between steps, `refusal` why something can't be done. Who may ask, and in
+which form, is left to `admin`; the change itself and its record to the store.
 """
 
+from relay.repair.aftermath import Lanes
 from relay.repair.legible import legible
 from relay.repair.plan import RepairConfig
 from relay.repair.progress import (
@@ -13,8 +14,6 @@ from relay.repair.progress import (
     USUAL_STEP,
     Goal,
     Progress,
-    Refusal,
-    RepairRefusedError,
     Step,
     Sweep,
     a_cursor,
@@ -22,7 +21,8 @@ from relay.repair.progress import (
     mark,
     read_progress,
 )
-from relay.repair.repairs import Lanes, Released, Repairs
+from relay.repair.refusal import Refusal, RepairRefusedError
+from relay.repair.repairs import Released, Repairs
 
 __all__ = [
     "MAX_ID",

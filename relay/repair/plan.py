@@ -14,10 +14,8 @@ from relay.model import DeliveryState
 from relay.repair.legible import legible
 from relay.repair.progress import Goal
 from relay.routing import Router
+from relay.store.changing import REPEATABLE, UNDER_WAY
 from relay.store.repair import DeliveryRecord, EventRecord, Filter, Replay
-
-REPEATABLE = (DeliveryState.DELIVERED, DeliveryState.DEAD, DeliveryState.DISCARDED)
-OPEN = (DeliveryState.PENDING, DeliveryState.IN_FLIGHT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +128,7 @@ def _number_superseded(event: EventRecord, goal: Goal, wanted: Filter) -> int:
 def _is_possible(event: EventRecord, destination: str, config: RepairConfig, goal: Goal) -> bool:
     """Tell whether an event may be sent to a destination: one that is there, and hasn't or won't get it."""
     has = {delivery.state for delivery in event.deliveries if delivery.destination == destination}
-    if not has.isdisjoint(OPEN) or destination not in config.destinations:
+    if not has.isdisjoint(UNDER_WAY) or destination not in config.destinations:
         return False
     repeats = goal.to is None and not goal.by_routes
     return repeats or DeliveryState.DELIVERED not in has

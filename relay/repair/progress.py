@@ -13,13 +13,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from enum import Enum, auto
 from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from relay.errors import RelayError
 from relay.pace import Rate, parse_rate
+from relay.repair.refusal import bad_request
 from relay.store.cursor import decode
 from relay.store.repair import Filter
 
@@ -32,23 +31,6 @@ LONGEST_REST_SECONDS = 0.2
 MAX_ID = 2**63 - 1  # of a store
 _MAX_INSTANT = 8e9  # the year 2223: far from where arithmetic with dates ends
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
-
-
-class Refusal(Enum):
-    """Why a repair can't be done."""
-
-    BAD_REQUEST = auto()
-    NOT_FOUND = auto()
-    CONFLICT = auto()
-    UNPROCESSABLE = auto()
-
-
-class RepairRefusedError(RelayError):
-    """A repair can't be done; nothing was changed."""
-
-    def __init__(self, refusal: Refusal, message: str) -> None:
-        super().__init__(message)
-        self.refusal = refusal
 
 
 def a_cursor(text: str) -> str:
@@ -126,13 +108,10 @@ def read_progress(text: str, about: str) -> Progress:
     try:
         progress = _ADAPTER.validate_json(base64.b64decode(text.encode(), altchars=b"-_", validate=True))
     except (binascii.Error, UnicodeEncodeError, ValidationError, ValueError) as error:
-        raise RepairRefusedError(
-            Refusal.BAD_REQUEST, "cursor: send back what the step before gave as next"
-        ) from error
+        raise bad_request("cursor: send back what the step before gave as next") from error
     if progress.about != about:
-        raise RepairRefusedError(
-            Refusal.BAD_REQUEST,
-            "cursor: it belongs to another repair; send the same body as before, by the same login",
+        raise bad_request(
+            "cursor: it belongs to another repair; send the same body as before, by the same login"
         )
     return progress
 

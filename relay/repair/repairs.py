@@ -1,56 +1,28 @@
-"""The repairs themselves: find what is meant, have the store change it, and tell the lanes."""
+"""The repairs themselves: find what is meant, have the store change it, and tell the lanes.
+
+Those of all that a filter finds are left to `sweeps`; what follows a change of deliveries, to `aftermath`.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from relay.config import suggestion
 from relay.metrics import Metrics
-from relay.model import DeliveryState, LaneState
-from relay.repair.plan import OPEN, RepairConfig, needs_bodies, payload_of, place, plan
-from relay.repair.progress import (
-    MAX_STEP,
-    REST_SECONDS,
-    Goal,
-    Progress,
-    Refusal,
-    RepairRefusedError,
-    Step,
-    Sweep,
-)
+from relay.model import DeliveryState
+from relay.repair.aftermath import Aftermath, Lanes
+from relay.repair.plan import RepairConfig, payload_of, place
+from relay.repair.progress import Goal, Step, Sweep
 from relay.repair.quarantined import admitted
+from relay.repair.refusal import RepairRefusedError, conflict, not_found, require_configured, require_known
+from relay.repair.sweeps import Sweeps
 from relay.store import Store
-from relay.store.repair import Change, Changed, DeliveryRecord, EventRecord, Filter, Found, Page, Replay
+from relay.store.changing import DISCARDABLE, UNDER_WAY
+from relay.store.repair import Change, Changed, DeliveryRecord, EventRecord, Filter, Page, Replay
 
 _log = logging.getLogger(__name__)
-
-_DISCARDABLE = (DeliveryState.PENDING, DeliveryState.DEAD)
-
-
-class Lanes(Protocol):
-    """What repairs need of the dispatcher."""
-
-    def notice(self, destinations: Iterable[str]) -> None:
-        """Learn that the store has something for these destinations."""
-        ...
-
-    def set_paused(self, destination: str, paused_at: float | None) -> None:
-        """Send nothing to a destination from now on; None: send again."""
-        ...
-
-    def paused(self) -> dict[str, float]:
-        """Return the destinations that nothing is sent to, and since when."""
-        ...
-
-    def states(self) -> dict[str, LaneState]:
-        """Return what each configured destination's lane waits for."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +49,8 @@ class Repairs:
         self._store = store
         self._metrics = metrics
         self._now = now
+        self._aftermath = Aftermath(lanes, metrics)
+        self._sweeps = Sweeps(store, self._aftermath, now)
         self._pausing = asyncio.Lock()
 
     # ---- one delivery
@@ -90,16 +64,16 @@ class Repairs:
             if event is not None:
                 return found.items[0], event
             if (cursor := found.next) is None:
-                raise RepairRefusedError(Refusal.NOT_FOUND, f"there is no delivery {id_}")
+                raise not_found(f"there is no delivery {id_}")
 
     async def replay_one(self, who: str, id_: int) -> None:
         """Deliver again where a delivery went."""
         delivery, event = await self.find_delivery(id_)
         destination = delivery.destination
-        self._require_configured([destination])
+        require_configured([destination], self.config.destinations)
         for other in event.deliveries:
-            if other.destination == destination and other.state in OPEN:
-                raise _conflict(
+            if other.destination == destination and other.state in UNDER_WAY:
+                raise conflict(
                     f"delivery {other.id} to {destination} is {other.state}: it is delivered by itself;"
                     " resume the destination to have it tried at once"
                 )
@@ -108,111 +82,49 @@ class Repairs:
         now = self._now()
         change = Change(who, now, "replay", {"delivery": id_})
         changed = await self._store.replay(change, [Replay(event.id, destination, now, key, id_)])
-        self._replayed(who, changed, [destination])
+        self._aftermath.replayed(who, changed, [destination])
         _require_done(changed, id_)
 
     async def discard_one(self, who: str, id_: int, reason: str) -> None:
         """Give up a delivery that is pending or dead."""
         delivery, _ = await self.find_delivery(id_)
-        if delivery.state not in _DISCARDABLE:
-            raise _conflict(
-                f"delivery {id_} is {delivery.state}; only pending and dead ones can be discarded"
-            )
+        if delivery.state not in DISCARDABLE:
+            raise conflict(f"delivery {id_} is {delivery.state}; only pending and dead ones can be discarded")
         change = Change(who, self._now(), "discard", {"delivery": id_, "reason": reason})
         changed = await self._store.discard(change, [id_], reason)
-        self._discarded(who, changed, [delivery])
+        self._aftermath.discarded(who, changed, [delivery])
         _require_done(changed, id_)
 
     async def skip_one(self, who: str, id_: int) -> None:
         """Let what waits behind a dead delivery go on."""
         delivery, _ = await self.find_delivery(id_)
         if delivery.state is not DeliveryState.DEAD:
-            raise _conflict(f"delivery {id_} is {delivery.state}; only dead ones can be skipped")
+            raise conflict(f"delivery {id_} is {delivery.state}; only dead ones can be skipped")
         if delivery.order_key is None:
-            raise _conflict(f"delivery {id_} holds up nothing: it has no place in an order")
+            raise conflict(f"delivery {id_} holds up nothing: it has no place in an order")
         changed = await self._store.skip(Change(who, self._now(), "skip", {"delivery": id_}), [id_])
-        self._skipped(who, changed)
+        self._aftermath.skipped(who, changed)
         _require_done(changed, id_)
 
     # ---- all that a filter finds, a step at a time
 
     async def replay(self, sweep: Sweep, goal: Goal) -> Step:
         """Make one step of a replay, in order of acceptance."""
-        wanted, progress, config = sweep.bounded(), sweep.progress, self.config
-        self._require_replayable(wanted, goal)
-        page = Page(sweep.limit, progress.after, newest_first=False)
-        bodies = needs_bodies(config, goal, wanted)
-        found = await self._store.find_events(wanted, page, bodies=bodies)
-        now = self._now()
-        start = max(now, progress.due_at)
-        planning = partial(plan, found.items, config, goal, wanted, start)
-        planned = await asyncio.to_thread(planning) if bodies else planning()  # payloads may be large
-        destinations = [one.destination for one in planned.replays]
-        changed = _as_if(progress, destinations)
-        if not sweep.dry_run and planned.replays:
-            change = Change(sweep.who, now, "replay", sweep.detail, progress.change)
-            changed = await self._store.replay(change, planned.replays)
-            self._replayed(sweep.who, changed, destinations)
-            await asyncio.sleep(goal.rest_seconds(len(destinations)))
-        return _step(
-            changed,
-            destinations,
-            planned.skipped,
-            _next(progress, found.next, changed.id, planned.due_at, str(goal.pace)),
-            wanted.until,
-        )
+        return await self._sweeps.replay(self.config, sweep, goal)
 
     async def discard(self, sweep: Sweep, reason: str) -> Step:
-        """Make one step of giving up deliveries, first the pending ones and then the dead ones.
-
-        Those in flight are left as they are; in the end they are counted.
-        """
-        wanted, progress = sweep.bounded(), sweep.progress
-        states = _DISCARDABLE if wanted.state is None else (wanted.state,)
-        if wanted.unrouted or states[0] not in _DISCARDABLE:
-            raise _unprocessable("filter.state: only pending and dead deliveries can be discarded")
-        if progress.phase >= len(states):
-            raise _bad_request("cursor: it belongs to another filter")
-        found = await self._deliveries(wanted, states[progress.phase], sweep.limit, progress)
-        if not found.items and found.next is None and progress.phase + 1 < len(states):
-            progress = replace(progress, after=None, phase=progress.phase + 1)
-            found = await self._deliveries(wanted, states[progress.phase], sweep.limit, progress)
-        changed = _as_if(progress, found.items)
-        if not sweep.dry_run and found.items:
-            change = Change(sweep.who, self._now(), "discard", sweep.detail, progress.change)
-            changed = await self._store.discard(change, [delivery.id for delivery in found.items], reason)
-            self._discarded(sweep.who, changed, found.items)
-            await asyncio.sleep(REST_SECONDS)
-        following = _next(progress, found.next, changed.id)
-        if following is None and progress.phase + 1 < len(states):
-            change_id = changed.id or progress.change
-            following = replace(progress, after=None, phase=progress.phase + 1, change=change_id)
-        left = following is None and wanted.state is None
-        skipped = await self._number_in_flight(wanted) if left else 0
-        destinations = [delivery.destination for delivery in found.items]
-        return _step(changed, destinations, skipped, following, wanted.until)
+        """Make one step of giving up deliveries, first the pending ones and then the dead ones."""
+        return await self._sweeps.discard(sweep, reason)
 
     async def skip(self, sweep: Sweep) -> Step:
         """Make one step of letting go on what waits behind dead deliveries."""
-        wanted, progress = sweep.bounded(), sweep.progress
-        if wanted.unrouted or wanted.state not in {None, DeliveryState.DEAD}:
-            raise _unprocessable("filter.state: only dead deliveries can be skipped")
-        found = await self._deliveries(wanted, DeliveryState.DEAD, sweep.limit, progress)
-        holding = [delivery for delivery in found.items if delivery.order_key is not None]
-        changed = _as_if(progress, holding)
-        if not sweep.dry_run and holding:
-            change = Change(sweep.who, self._now(), "skip", sweep.detail, progress.change)
-            changed = await self._store.skip(change, [delivery.id for delivery in holding])
-            self._skipped(sweep.who, changed)
-            await asyncio.sleep(REST_SECONDS)
-        destinations = [delivery.destination for delivery in holding]
-        return _step(changed, destinations, 0, _next(progress, found.next, changed.id), wanted.until)
+        return await self._sweeps.skip(sweep)
 
     # ---- destinations
 
     async def pause(self, who: str, destination: str) -> None:
         """Send nothing to a destination until it is resumed; it may be paused already."""
-        self._require_known(destination, self.config.destinations)
+        require_known(destination, self.config.destinations)
         await self._set_paused(Change(who, self._now(), "pause", {"destination": destination}), destination)
 
     async def resume(self, who: str, destination: str) -> None:
@@ -221,7 +133,7 @@ class Repairs:
         It needn't be paused, or configured any more if it is.
         """
         known = [*self.config.destinations, *await self._store.paused()]
-        self._require_known(destination, known)
+        require_known(destination, known)
         now = self._now()
         await self._set_paused(Change(who, now, "resume", {"destination": destination}), destination)
         while await self._store.bring_forward(destination, now, now):
@@ -254,7 +166,7 @@ class Repairs:
         if request is None:
             raise _no_quarantined(id_)
         if to is not None:
-            self._require_configured(to)
+            require_configured(to, self.config.destinations)
         now = self._now()
         admission = await asyncio.to_thread(admitted, request, self.config, to, now)
         event, owed = admission.event, admission.owed
@@ -290,123 +202,11 @@ class Repairs:
             if (cursor := found.next) is None:
                 return None
 
-    # ---- what is meant and possible
-
-    async def _deliveries(
-        self, wanted: Filter, state: DeliveryState, limit: int, progress: Progress
-    ) -> Found[DeliveryRecord]:
-        page = Page(limit, progress.after, newest_first=False)
-        return await self._store.find_deliveries(replace(wanted, state=state), page)
-
-    async def _number_in_flight(self, wanted: Filter) -> int:
-        """Return how many deliveries are in flight, which the lanes keep few."""
-        wanted, number, cursor = replace(wanted, state=DeliveryState.IN_FLIGHT), 0, None
-        while True:
-            found = await self._store.find_deliveries(wanted, Page(MAX_STEP, cursor, newest_first=False))
-            number += len(found.items)
-            if (cursor := found.next) is None:
-                return number
-
-    def _require_replayable(self, wanted: Filter, goal: Goal) -> None:
-        if goal.to is not None:
-            self._require_configured([goal.to])
-        if goal.to is not None or goal.by_routes:
-            return
-        if wanted.unrouted:
-            raise _unprocessable("unrouted events have no delivery to repeat; give to or by_routes")
-        if wanted.state in OPEN:
-            raise _unprocessable(
-                f"filter.state: what is {wanted.state} is under way; there is nothing to repeat"
-            )
-        if wanted.destination is not None:
-            self._require_configured([wanted.destination])
-
-    def _require_configured(self, destinations: Iterable[str]) -> None:
-        """Refuse to send where no lane goes."""
-        for name in destinations:
-            if name not in self.config.destinations:
-                hint = suggestion(name, self.config.destinations)
-                message = f"no destination {_shortened(name)} is configured{hint}"
-                raise _unprocessable(message)
-
-    def _require_known(self, destination: str, known: Collection[str]) -> None:
-        if destination not in known:
-            message = f"there is no destination {_shortened(destination)}{suggestion(destination, known)}"
-            raise RepairRefusedError(Refusal.NOT_FOUND, message)
-
-    # ---- after a change
-
-    def _replayed(self, who: str, changed: Changed, destinations: Sequence[str]) -> None:
-        self._tell("deliveries.replayed", who, changed, _counted(changed, destinations))
-
-    def _discarded(self, who: str, changed: Changed, deliveries: Sequence[DeliveryRecord]) -> None:
-        counted = _counted(changed, [delivery.destination for delivery in deliveries])
-        for destination, number in counted.items():
-            self._metrics.deliveries.labels(destination, DeliveryState.DISCARDED.value).inc(number)
-        self._tell("deliveries.discarded", who, changed, counted)
-
-    def _skipped(self, who: str, changed: Changed) -> None:
-        self._tell("deliveries.skipped", who, changed, {})
-
-    def _tell(self, fact: str, who: str, changed: Changed, by_destination: Mapping[str, int]) -> None:
-        """Wake the lanes, and log what was done if anything was."""
-        self.lanes.notice(changed.destinations)
-        if number := sum(changed.done):
-            fields: dict[str, Any] = {"who": who, "number": number, "change": changed.id}
-            if by_destination:
-                fields["by_destination"] = dict(by_destination)
-            _log.info(fact, extra={"fields": fields})
-
-
-def _as_if(progress: Progress, items: Sequence[object]) -> Changed:
-    """Return what a change would have done, had it been made."""
-    return Changed(progress.change, (True,) * len(items))
-
-
-def _next(
-    progress: Progress, after: str | None, change: int | None, due_at: float = 0.0, pace: str | None = None
-) -> Progress | None:
-    if after is None:
-        return None
-    return replace(progress, after=after, change=change or progress.change, due_at=due_at, pace=pace)
-
-
-def _counted(changed: Changed, destinations: Sequence[str]) -> Counter[str]:
-    return Counter(name for name, done in zip(destinations, changed.done, strict=True) if done)
-
-
-def _step(
-    changed: Changed,
-    destinations: Sequence[str],
-    skipped: int,
-    following: Progress | None,
-    until: float | None,
-) -> Step:
-    done = sum(changed.done)
-    left = skipped + len(destinations) - done
-    return Step(done, left, _counted(changed, destinations), following, until)
-
 
 def _require_done(changed: Changed, id_: int) -> None:
     if not any(changed.done):
-        raise _conflict(f"delivery {id_} has changed meanwhile; look at it again")
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= 80 else f"{name[:77]}..."
-
-
-def _bad_request(message: str) -> RepairRefusedError:
-    return RepairRefusedError(Refusal.BAD_REQUEST, message)
-
-
-def _unprocessable(message: str) -> RepairRefusedError:
-    return RepairRefusedError(Refusal.UNPROCESSABLE, message)
-
-
-def _conflict(message: str) -> RepairRefusedError:
-    return RepairRefusedError(Refusal.CONFLICT, message)
+        raise conflict(f"delivery {id_} has changed meanwhile; look at it again")
 
 
 def _no_quarantined(id_: int) -> RepairRefusedError:
-    return RepairRefusedError(Refusal.NOT_FOUND, f"there is nothing with the number {id_} in quarantine")
+    return not_found(f"there is nothing with the number {id_} in quarantine")

@@ -7,7 +7,7 @@ equal what is wanted. How a database is made to look at no more than that is lef
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from relay.model import DeliveryState, References
@@ -71,6 +71,24 @@ class Rare:
 
 
 # ---- where a page looks
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """The events that one page looks at, as the middle of a SELECT in which they are called `e`.
+
+    Attributes:
+        events: what stands after FROM.
+        where: what they must fulfil; that at the page's edge does, whoever selects cuts there.
+        order: what stands after ORDER BY.
+        end: behind the last event looked at; None: there are no more.
+    """
+
+    events: str
+    where: str
+    order: str
+    bindings: dict[str, Any]
+    end: Position | None
 
 
 def begins_after(page: Page) -> Position:
@@ -222,25 +240,8 @@ def event_record(row: Sequence[Any], deliveries: Iterable[Sequence[Any]], body: 
 
 def delivery_record(row: Sequence[Any]) -> DeliveryRecord:
     """Return a delivery made of `DELIVERY`."""
-    id_, event, event_id, source, event_type, status, destination, state, *rest = row
-    accepted_at, due_at, attempts, order_key, blocked, replay_of, reason = rest
-    return DeliveryRecord(
-        id=id_,
-        event=event,
-        event_id=event_id,
-        source=source,
-        event_type=event_type,
-        transaction_status=status,
-        destination=destination,
-        state=DeliveryState(state),
-        accepted_at=accepted_at,
-        due_at=due_at,
-        attempts=attempts,
-        order_key=order_key,
-        blocked=bool(blocked),
-        replay_of=replay_of,
-        reason=reason,
-    )
+    record = DeliveryRecord(*row)
+    return replace(record, state=DeliveryState(record.state), blocked=bool(record.blocked))
 
 
 def attempt_records(rows: Iterable[Sequence[Any]]) -> dict[int, tuple[AttemptRecord, ...]]:

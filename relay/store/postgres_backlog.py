@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from relay.model import DeliveryState
-from relay.store import Backlog
+from relay.store import BACKLOG_STATES, Backlog
 from relay.store.postgres_order import Connection
 
 _COUNTS = """
@@ -15,7 +14,6 @@ SELECT owed.destination, (SELECT d.accepted_at FROM deliveries AS d
     ORDER BY d.accepted_at LIMIT 1)
 FROM (SELECT DISTINCT destination FROM open_counts) AS owed
 """
-_OPEN_STATES = (DeliveryState.PENDING, DeliveryState.IN_FLIGHT, DeliveryState.DEAD)
 
 
 async def read_backlog(connection: Connection) -> dict[str, Backlog]:
@@ -25,6 +23,6 @@ async def read_backlog(connection: Connection) -> dict[str, Backlog]:
         for destination, state, number in await (await connection.execute(_COUNTS)).fetchall()
     }
     return {
-        destination: Backlog({state: counts.get((destination, state), 0) for state in _OPEN_STATES}, oldest)
+        destination: Backlog({state: counts.get((destination, state), 0) for state in BACKLOG_STATES}, oldest)
         for destination, oldest in await (await connection.execute(_OLDEST)).fetchall()
     }

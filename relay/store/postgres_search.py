@@ -7,13 +7,12 @@ of its tables may be old; so a search forbids it to read whole tables, and fence
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from relay.model import DeliveryState
 from relay.store import pages
 from relay.store.cursor import Position
-from relay.store.pages import IDS, MAX_LOOKED_AT, SOURCES, Rare, behind, by_acceptance
+from relay.store.pages import IDS, MAX_LOOKED_AT, SOURCES, Rare, Search, behind, by_acceptance
 from relay.store.postgres_order import Connection
 from relay.store.repair import Filter, Page
 
@@ -56,34 +55,16 @@ _IN_RANGE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
-    """The events that one page looks at, as the middle of a SELECT in which they are called `e`.
-
-    Attributes:
-        events: what stands after FROM.
-        where: what they must fulfil; that at the page's edge does, whoever selects cuts there.
-        order: what stands after ORDER BY.
-        end: behind the last event looked at; None: there are no more.
-    """
-
-    events: str
-    where: str
-    order: str
-    bindings: dict[str, Any]
-    end: Position | None
-
-
 async def search_for(connection: Connection, wanted: Filter, page: Page) -> Search:
     """Return where a page looks for events, whatever is wanted of their deliveries."""
     bindings = _bindings(wanted, page)
     order = by_acceptance(page)
     where = " AND ".join([_IN_RANGE, *_about_event(wanted)])
     await connection.execute(_BY_INDEX)
-    gathered = await _gathered(connection, wanted, bindings)
-    if gathered is not None:
-        bindings["gathered"] = sorted(set(gathered))
-        events = f"unnest(%(gathered)s::bigint[]) AS g (id) CROSS JOIN {each('events', 'id = g.id', 'e')}"
+    rare = await _rare(connection, wanted, bindings)
+    if rare is not None:
+        bindings["rare"] = sorted(set(rare))
+        events = f"unnest(%(rare)s::bigint[]) AS r (id) CROSS JOIN {each('events', 'id = r.id', 'e')}"
         return Search(events, where, order, bindings, None)
     walked = f"SELECT * FROM events AS e WHERE {_IN_RANGE} ORDER BY {order} LIMIT {MAX_LOOKED_AT}"  # noqa: S608
     end = await _end(connection, page, order, bindings)
@@ -128,7 +109,7 @@ def _bindings(wanted: Filter, page: Page) -> dict[str, Any]:
     return {**bindings, "low": low[0], "low_id": low[1], "high": high[0], "high_id": high[1]}
 
 
-async def _gathered(connection: Connection, wanted: Filter, bindings: dict[str, Any]) -> list[int] | None:
+async def _rare(connection: Connection, wanted: Filter, bindings: dict[str, Any]) -> list[int] | None:
     """Return the events that can be meant, where something rare is asked for; None if they are many."""
     for rare in _RARE.meant(wanted):
         cursor = await connection.execute(f"{rare} LIMIT {MAX_LOOKED_AT + 1}", bindings)

@@ -1,19 +1,14 @@
 """The SQL on PostgreSQL of quarantine, retention, a clock set back, and readiness.
 
 Every function runs within a READ COMMITTED transaction of its caller's, which commits it. Of several relays,
-one at a time does the retention. How much is kept, and how much is done at once, is the same in every store.
+one at a time does the retention. How much is kept, and how much is done at once, is `upkeep`'s.
 """
 
 from __future__ import annotations
 
-import hashlib
-import logging
-
 from relay.model import Quarantined
-from relay.store import Purged, sqlite_upkeep
+from relay.store import Purged, upkeep
 from relay.store.postgres_order import Connection
-
-_log = logging.getLogger(__name__)
 
 _RETENTION = "retention"  # a chore: only one relay at a time does it
 _CHORE_SECONDS = 300.0  # then another relay takes a chore over
@@ -30,26 +25,16 @@ async def quarantine(connection: Connection, request: Quarantined) -> None:
         " last_received_at, times, body) VALUES (%s, %s, %s, %s, %s, %s, %s, 1, %b)"
         " ON CONFLICT (source, reason, digest) DO UPDATE SET times = quarantine.times + 1,"
         " last_received_at = excluded.last_received_at",
-        (
-            request.source,
-            request.reason,
-            hashlib.sha256(request.body).hexdigest(),
-            request.detail,
-            request.content_type,
-            request.received_at,
-            request.received_at,
-            request.body,
-        ),
+        upkeep.quarantine_row(request),
     )
     cursor = await connection.execute(
         "DELETE FROM quarantine WHERE id = ANY(ARRAY(SELECT id FROM quarantine WHERE id IN (SELECT id FROM ("
         " SELECT id, row_number() OVER newest AS place, sum(octet_length(body)) OVER newest AS bytes"
         " FROM quarantine WINDOW newest AS (ORDER BY id DESC)) AS kept WHERE place > %s OR bytes > %s)"
         " FOR UPDATE SKIP LOCKED))",
-        (sqlite_upkeep.MAX_QUARANTINED, sqlite_upkeep.MAX_QUARANTINED_BYTES),
+        (upkeep.MAX_QUARANTINED, upkeep.MAX_QUARANTINED_BYTES),
     )
-    if evicted := cursor.rowcount:
-        _log.warning("quarantine.evicted", extra={"fields": {"number": evicted}})
+    upkeep.tell_evicted(cursor.rowcount)
 
 
 async def purge(  # noqa: PLR0913, PLR0917 (as `Store` has it, and who asks)
@@ -69,12 +54,11 @@ async def purge(  # noqa: PLR0913, PLR0917 (as `Store` has it, and who asks)
         (accepted_before, after, limit),
     )
     looked_at = await cursor.fetchall()
-    finished = [id_ for id_, old, unfinished in looked_at if old and not unfinished]
-    deleted = await _delete_finished(connection, finished)
-    if len(looked_at) < limit or not any(old for _, old, _ in looked_at):
+    deleted = await _delete_finished(connection, upkeep.finished(looked_at))
+    until = upkeep.purged_until(looked_at, limit)
+    if until is None:
         await connection.execute("DELETE FROM chores WHERE name = %s", (_RETENTION,))
-        return Purged(deleted, None)
-    return Purged(deleted, max(id_ for id_, *_ in looked_at))
+    return Purged(deleted, until)
 
 
 async def _take_chore(connection: Connection, name: str, holder: str, now: float) -> bool:
@@ -118,6 +102,6 @@ async def bring_forward(connection: Connection, destination: str, latest_due_at:
         "UPDATE deliveries SET due_at = %s WHERE id = ANY(ARRAY(SELECT id FROM deliveries"
         " WHERE destination = %s AND NOT fresh AND state = 'pending' AND NOT blocked AND due_at > %s"
         " AND attempts > 0 LIMIT %s FOR UPDATE SKIP LOCKED))",
-        (now, destination, latest_due_at, sqlite_upkeep.MAX_BROUGHT_FORWARD),
+        (now, destination, latest_due_at, upkeep.MAX_BROUGHT_FORWARD),
     )
     return cursor.rowcount

@@ -11,10 +11,7 @@ from typing import Any
 import apsw
 
 from relay.model import Acceptance, DeliveryState, Owed
-from relay.store import Backlog
-
-_OPEN_STATES = (DeliveryState.PENDING, DeliveryState.IN_FLIGHT, DeliveryState.DEAD)
-
+from relay.store import BACKLOG_STATES, Backlog
 
 # Each is answered by the index of that state alone, also where millions of deliveries wait.
 _COUNTED = (
@@ -46,7 +43,7 @@ class OpenCounts:
         """Return what those are owed whose oldest delivery is given."""
         return {
             destination: Backlog(
-                {state: self._counts.get((destination, state), 0) for state in _OPEN_STATES}, at
+                {state: self._counts.get((destination, state), 0) for state in BACKLOG_STATES}, at
             )
             for destination, at in oldest.items()
         }
@@ -68,7 +65,7 @@ class OpenCounts:
     def move(self, destination: str, old: DeliveryState | None, new: DeliveryState, number: int = 1) -> None:
         """Count deliveries of a destination that changed their state; from None: new ones."""
         for state, change in ((old, -number), (new, number)):
-            if state in _OPEN_STATES:
+            if state in BACKLOG_STATES:
                 key = (destination, state)
                 self._counts[key] = self._counts.get(key, 0) + change
 

@@ -1,7 +1,6 @@
 """What operators look for, read on a connection of its own: the rows of a page, and the values made of them.
 
-Where a page looks is `sqlite_search`'s. Like the writer's, a statement gathers its rows into one JSON value:
-each row of its own would have to win Python's global lock back from the event loop.
+Where a page looks is `sqlite_search`'s.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ from relay.store.repair import (
     Page,
     QuarantineRecord,
 )
+from relay.store.sqlite_json import gathered
 from relay.store.sqlite_search import about_delivery, has_delivery, search_for
 
 __all__ = ["MAX_PAGE_BYTES", "Finder"]
@@ -57,7 +57,8 @@ class Finder:
         """Return events, by (received_at, id)."""
         with self._connection:  # all statements see the same moment
             search = search_for(self._connection, wanted, page)
-            rows = self._json(
+            rows = gathered(
+                self._connection,
                 "SELECT json_group_array(json_array(at, id, size)) FROM ("  # noqa: S608
                 f"SELECT e.received_at AS at, e.id AS id, length(e.body) AS size FROM {search.events}"
                 f" WHERE {search.where} AND (+e.received_at, e.id) {beyond(page)} (:at, :id)"
@@ -74,7 +75,8 @@ class Finder:
             return Found((), None)
         with self._connection:
             search = search_for(self._connection, wanted, page)
-            rows = self._json(
+            rows = gathered(
+                self._connection,
                 "SELECT json_group_array(json_array(at, event, id)) FROM ("  # noqa: S608
                 f"SELECT e.received_at AS at, e.id AS event, d.id AS id FROM {search.events}"
                 " CROSS JOIN deliveries AS d INDEXED BY deliveries_event ON d.event = e.id"
@@ -94,7 +96,8 @@ class Finder:
 
     def read_attempts(self, event: int) -> dict[int, tuple[AttemptRecord, ...]]:
         """Return all attempts for an event, by delivery."""
-        rows = self._json(
+        rows = gathered(
+            self._connection,
             "SELECT json_group_array(json_array(a.delivery, number, started_at, duration_seconds, status,"
             " error, next_state, hex(answer), answer IS NULL) ORDER BY a.delivery, a.number)"
             " FROM deliveries AS d CROSS JOIN attempts AS a ON a.delivery = d.id WHERE d.event = :event",
@@ -127,14 +130,17 @@ class Finder:
 
     def paused(self) -> dict[str, float]:
         """Return the destinations that are paused, and since when."""
-        rows = self._json("SELECT json_group_array(json_array(destination, paused_at)) FROM pauses", {})
+        rows = gathered(
+            self._connection, "SELECT json_group_array(json_array(destination, paused_at)) FROM pauses"
+        )
         return dict(rows)
 
     # ---- what a page holds
 
     def _events(self, ids: Sequence[int], *, bodies: bool) -> tuple[EventRecord, ...]:
         wanted = {"ids": json.dumps(ids)}
-        rows = self._json(
+        rows = gathered(
+            self._connection,
             f"SELECT json_group_array(json_array({EVENT}, length(e.body),"  # noqa: S608
             f" json((SELECT json_group_array({_DELIVERY} ORDER BY d.id) FROM deliveries AS d"
             " INDEXED BY deliveries_event WHERE d.event = e.id))) ORDER BY wanted.key)"
@@ -155,7 +161,8 @@ class Finder:
         )
 
     def _deliveries(self, ids: Sequence[int]) -> tuple[DeliveryRecord, ...]:
-        rows = self._json(
+        rows = gathered(
+            self._connection,
             f"SELECT json_group_array({_DELIVERY} ORDER BY wanted.key) FROM json_each(:ids) AS wanted"  # noqa: S608
             " CROSS JOIN deliveries AS d ON d.id = wanted.value CROSS JOIN events AS e ON e.id = d.event",
             {"ids": json.dumps(ids)},
@@ -167,13 +174,10 @@ class Finder:
     ) -> tuple[Sequence[Any], str | None]:
         """Return a page of a table without events, as rows of JSON that begin with their ids."""
         after = begins_after(page)
-        rows = self._json(
+        rows = gathered(
+            self._connection,
             f"SELECT json_group_array(json(item)) FROM (SELECT {columns} AS item FROM {table}"  # noqa: S608
             f" WHERE id {beyond(page)} :id{also} ORDER BY id {direction(page)} LIMIT :limit)",
             {**bindings, "id": after.id, "limit": page.limit + 1},
         )
         return cut_by_id(rows, page)
-
-    def _json(self, sql: str, bindings: dict[str, Any]) -> Any:
-        """Return what a statement gathers into one JSON value."""
-        return json.loads(self._connection.execute(sql, bindings).get)

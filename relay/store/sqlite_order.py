@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterable
 
 import apsw
 
+from relay.store.sqlite_json import gathered
+
 Key = tuple[str, str]  # destination, key
 
 
@@ -32,9 +34,10 @@ def taken(connection: apsw.Connection, keys: Iterable[Key]) -> set[Key]:
     wanted = sorted(set(keys))
     if not wanted:
         return set()
-    rows = connection.execute(
+    rows = gathered(
+        connection,
         "SELECT json_group_array(k.value) FROM json_each(?) AS k WHERE EXISTS (SELECT 1 FROM deliveries AS d"
         " WHERE d.destination = k.value ->> 0 AND d.order_key = k.value ->> 1)",
         (json.dumps(wanted),),
-    ).get
-    return {(destination, key) for destination, key in json.loads(rows)}
+    )
+    return {(destination, key) for destination, key in rows}

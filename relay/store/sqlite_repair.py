@@ -10,7 +10,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import apsw
 
@@ -28,6 +27,7 @@ from relay.store.changing import (
     replaced_by,
 )
 from relay.store.repair import Change, Changed, Replay
+from relay.store.sqlite_json import gathered
 from relay.store.sqlite_order import promote
 from relay.store.sqlite_steps import Steps
 
@@ -71,7 +71,8 @@ class RepairSteps:
 
     def _possible(self, replays: Sequence[Replay]) -> list[int]:
         """Return the places of those replays that the deliveries of their events allow."""
-        places: list[int] = self._json(
+        places: list[int] = gathered(
+            self._connection,
             "SELECT json_group_array(r.key ORDER BY r.key) FROM json_each(:replays) AS r WHERE"
             " CASE WHEN r.value ->> 2 IS NULL THEN"
             " EXISTS (SELECT 1 FROM events AS e WHERE e.id = r.value ->> 0)"
@@ -98,7 +99,8 @@ class RepairSteps:
 
         One that stayed would hold up the new one, of which it is the older in the same order.
         """
-        rows = self._json(
+        rows = gathered(
+            self._connection,
             "SELECT json_group_array(json_array(m.value ->> 0, d.id, d.destination, d.state, d.order_key))"
             " FROM json_each(:made) AS m CROSS JOIN deliveries AS d INDEXED BY deliveries_event"
             " ON d.event = m.value ->> 1 AND d.destination = m.value ->> 2"
@@ -211,7 +213,8 @@ class RepairSteps:
     def _discard_quarantined_one(self, change: Change, ids: Sequence[int]) -> Changed:
         wanted = json.dumps(ids)
         there = set(
-            self._json(
+            gathered(
+                self._connection,
                 "SELECT json_group_array(id) FROM quarantine WHERE id IN (SELECT value FROM json_each(:ids))",
                 {"ids": wanted},
             )
@@ -222,7 +225,8 @@ class RepairSteps:
         return self._changed(change, first_of_each(ids, there), ())
 
     def _read(self, deliveries: Sequence[int]) -> list[Leaving]:
-        rows = self._json(
+        rows = gathered(
+            self._connection,
             "SELECT json_group_array(json_array(id, destination, state, order_key)) FROM deliveries"
             " WHERE id IN (SELECT value FROM json_each(:ids))",
             {"ids": json.dumps(deliveries)},
@@ -265,7 +269,3 @@ class RepairSteps:
             (change.at, change.who, change.action, detail, number),
         ).get
         return id_
-
-    def _json(self, sql: str, bindings: dict[str, Any]) -> Any:
-        """Return what a statement gathers into one JSON value."""
-        return json.loads(self._connection.execute(sql, bindings).get)

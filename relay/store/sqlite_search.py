@@ -9,7 +9,6 @@ from one to the other between its pages, and what is repaired between them moves
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 import apsw
@@ -17,8 +16,19 @@ import apsw
 from relay.model import DeliveryState
 from relay.store import pages
 from relay.store.cursor import Position
-from relay.store.pages import IDS, MAX_LOOKED_AT, SOURCES, Rare, begins_after, behind, beyond, by_acceptance
+from relay.store.pages import (
+    IDS,
+    MAX_LOOKED_AT,
+    SOURCES,
+    Rare,
+    Search,
+    begins_after,
+    behind,
+    beyond,
+    by_acceptance,
+)
 from relay.store.repair import Filter, Page
+from relay.store.sqlite_json import gathered
 
 _BY_STATE = {
     DeliveryState.PENDING: (
@@ -47,33 +57,15 @@ _RARE = Rare(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Search:
-    """The events that one page looks at, as the middle of a SELECT in which they are called `e`.
-
-    Attributes:
-        events: what stands after FROM.
-        where: what they must fulfil; that at the page's edge does, whoever selects cuts there.
-        order: what stands after ORDER BY.
-        end: behind the last event looked at; None: there are no more.
-    """
-
-    events: str
-    where: str
-    order: str
-    bindings: dict[str, Any]
-    end: Position | None
-
-
 def search_for(connection: apsw.Connection, wanted: Filter, page: Page) -> Search:
     """Return where a page looks for events, whatever is wanted of their deliveries."""
     bindings = _bindings(wanted, page)
     order = by_acceptance(page)
     where = [_in_range(page), *_about_event(wanted)]
-    gathered = _gathered(connection, wanted, bindings)
-    if gathered is not None:
-        bindings["gathered"] = json.dumps(sorted(set(gathered)))
-        events = "json_each(:gathered) AS g CROSS JOIN events AS e ON e.id = g.value"
+    rare = _rare(connection, wanted, bindings)
+    if rare is not None:
+        bindings["rare"] = json.dumps(sorted(set(rare)))
+        events = "json_each(:rare) AS r CROSS JOIN events AS e ON e.id = r.value"
         return Search(events, " AND ".join(where), order, bindings, None)
     end = _end(connection, page, order, bindings)
     if end is not None:
@@ -127,15 +119,14 @@ def _bindings(wanted: Filter, page: Page) -> dict[str, Any]:
     return {**bindings, "low": low, "high": high}
 
 
-def _gathered(connection: apsw.Connection, wanted: Filter, bindings: dict[str, Any]) -> list[int] | None:
+def _rare(connection: apsw.Connection, wanted: Filter, bindings: dict[str, Any]) -> list[int] | None:
     """Return the events that can be meant, where something rare is asked for; None if they are many."""
     for rare in _RARE.meant(wanted):
-        found: list[int] = json.loads(
-            connection.execute(
-                f"SELECT json_group_array(event) FROM (SELECT NULL AS event WHERE 0 UNION ALL {rare}"  # noqa: S608
-                f" LIMIT {MAX_LOOKED_AT + 1})",
-                bindings,
-            ).get
+        found: list[int] = gathered(
+            connection,
+            f"SELECT json_group_array(event) FROM (SELECT NULL AS event WHERE 0 UNION ALL {rare}"  # noqa: S608
+            f" LIMIT {MAX_LOOKED_AT + 1})",
+            bindings,
         )
         if len(found) <= MAX_LOOKED_AT:
             return found

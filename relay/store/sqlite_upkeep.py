@@ -6,22 +6,14 @@ each; only the thread that owns the connection may call it.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
 from collections.abc import Sequence
-from typing import Any
 
 import apsw
 
 from relay.model import Quarantined
-from relay.store import Purged
-
-_log = logging.getLogger(__name__)
-
-MAX_QUARANTINED = 1_000  # requests, and their bodies' bytes; the oldest make room
-MAX_QUARANTINED_BYTES = 256 << 20
-MAX_BROUGHT_FORWARD = 1_000  # at once: webhooks wait for it
+from relay.store import Purged, upkeep
+from relay.store.sqlite_json import gathered
 
 
 class Upkeep:
@@ -38,26 +30,16 @@ class Upkeep:
                 " last_received_at, times, body) VALUES (?, ?, ?, ?, ?, ?, ?, 1, ?)"
                 " ON CONFLICT (source, reason, digest) DO UPDATE SET times = times + 1,"
                 " last_received_at = excluded.last_received_at",
-                (
-                    request.source,
-                    request.reason,
-                    hashlib.sha256(request.body).hexdigest(),
-                    request.detail,
-                    request.content_type,
-                    request.received_at,
-                    request.received_at,
-                    request.body,
-                ),
+                upkeep.quarantine_row(request),
             )
         before = self._connection.total_changes()
         self._connection.execute(
             "DELETE FROM quarantine WHERE id IN (SELECT id FROM ("
             " SELECT id, row_number() OVER newest AS place, sum(length(body)) OVER newest AS bytes"
             " FROM quarantine WINDOW newest AS (ORDER BY id DESC)) WHERE place > ? OR bytes > ?)",
-            (MAX_QUARANTINED, MAX_QUARANTINED_BYTES),
+            (upkeep.MAX_QUARANTINED, upkeep.MAX_QUARANTINED_BYTES),
         )
-        if evicted := self._connection.total_changes() - before:
-            _log.warning("quarantine.evicted", extra={"fields": {"number": evicted}})
+        upkeep.tell_evicted(self._connection.total_changes() - before)
         return [None] * len(requests)
 
     def purge(self, wishes: Sequence[tuple[int, float, int]]) -> list[Purged]:
@@ -65,19 +47,19 @@ class Upkeep:
         return [self._purge_one(*wish) for wish in wishes]
 
     def _purge_one(self, after: int, accepted_before: float, limit: int) -> Purged:
-        looked_at = self._json(
+        looked_at = gathered(
+            self._connection,
             "SELECT json_group_array(json_array(id, received_at < ?, unrouted OR EXISTS ("
             " SELECT 1 FROM deliveries AS d WHERE d.event = e.id"
             " AND d.state NOT IN ('delivered', 'discarded'))))"
             " FROM (SELECT id, received_at, unrouted FROM events WHERE id > ? ORDER BY id LIMIT ?) AS e",
             (accepted_before, after, limit),
         )
-        finished = [id_ for id_, old, unfinished in looked_at if old and not unfinished]
+        finished = upkeep.finished(looked_at)
         self._connection.execute(
             "DELETE FROM events WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(finished),)
         )
-        reached_end = len(looked_at) < limit or not any(old for _, old, _ in looked_at)
-        return Purged(len(finished), None if reached_end else max(id_ for id_, *_ in looked_at))
+        return Purged(len(finished), upkeep.purged_until(looked_at, limit))
 
     def probe(self, instants: Sequence[float]) -> list[None]:
         """Write when this was asked for."""
@@ -97,11 +79,7 @@ class Upkeep:
                 "UPDATE deliveries SET due_at = ? WHERE id IN (SELECT id FROM deliveries"
                 " WHERE destination = ? AND fresh = 0 AND state = 'pending' AND blocked = 0 AND due_at > ?"
                 " AND attempts > 0 LIMIT ?)",
-                (now, destination, latest, MAX_BROUGHT_FORWARD),
+                (now, destination, latest, upkeep.MAX_BROUGHT_FORWARD),
             )
             moved.append(self._connection.total_changes() - before)
         return moved
-
-    def _json(self, sql: str, bindings: Sequence[Any]) -> Any:
-        """Return what a statement gathers into one JSON value."""
-        return json.loads(self._connection.execute(sql, bindings).get)

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from tests.fleet.database import Restart
-from tests.lab.report import WIDTH, Report
+from tests.lab.report import Report, line
 
 
 @dataclass(slots=True)
@@ -35,18 +35,18 @@ class FleetReport(Report):
         kinds = ", ".join(f"{number} {how.name.lower()}" for how, number in self.restarts.items())
         return [
             *Report._incidents(self),
-            f"{'database restarts':{WIDTH}} {self.restarts.total():8}   {kinds}".rstrip(),
-            f"{'pauses of a replica':{WIDTH}} {self.pauses:8}",
-            f"{'posted to two at once':{WIDTH}} {self.twins:8}",
-            f"{'not answered':{WIDTH}} {self.failures:8}",
-            f"{'refused by a replica':{WIDTH}} {self.refusals:8}",
+            line("database restarts", self.restarts.total(), kinds),
+            line("pauses of a replica", self.pauses),
+            line("posted to two at once", self.twins),
+            line("not answered", self.failures),
+            line("refused by a replica", self.refusals),
         ]
 
     def _results(self) -> list[str]:
         *results, faults = Report._results(self)
         return [
             *results,
-            f"{'out of order':{WIDTH}} {self.out_of_order:8}",
-            *([f"{'late after a pause':{WIDTH}} {self.late:8}"] if self.pauses else []),
+            line("out of order", self.out_of_order),
+            *([line("late after a pause", self.late)] if self.pauses else []),
             faults,
         ]

@@ -7,8 +7,13 @@ from dataclasses import dataclass, field
 
 from tests.lab.points import Point
 
-WIDTH = max(len(point.value) for point in Point) + 2  # of what stands before the figures
+_WIDTH = max(len(point.value) for point in Point) + 2  # of what stands before the figures
 _SHOWN = 10
+
+
+def line(what: str, figure: int | str, more: str = "") -> str:
+    """Return a figure as it is read, with what there is to say of it."""
+    return f"{what:{_WIDTH}} {figure:>8}   {more}".rstrip()
 
 
 @dataclass(slots=True)
@@ -67,22 +72,22 @@ class Report:
 
     def _incidents(self) -> list[str]:
         return [
-            f"{'kills':{WIDTH}} {self.killed:8}",
+            line("kills", self.killed),
             *(
-                f"  {point.value:{WIDTH - 2}} {number:8}   {self.owing[point]} with deliveries owed"
+                line(f"  {point.value}", number, f"{self.owing[point]} with deliveries owed")
                 for point in Point
                 if (number := self.kills[point])
             ),
-            *([f"  {'at a deadline':{WIDTH - 2}} {self.missed:8}"] if self.missed else []),
+            *([line("  at a deadline", self.missed)] if self.missed else []),
         ]
 
     def _results(self) -> list[str]:
         return [
-            f"{'acknowledged':{WIDTH}} {self.acknowledged:8}",
-            f"{'delivered':{WIDTH}} {self.delivered:8}",
-            f"{'lost':{WIDTH}} {self.lost:8}",
-            f"{'answered 503 and retried':{WIDTH}} {self.retried:8}",
-            f"{'duplicates':{WIDTH}} {self.duplicates:8}   of at most {self.repeatable}",
-            f"{'':{WIDTH}} {'':8}   taken but not recorded at a kill; at most {self.most_repeatable} at one",
-            f"{'faults':{WIDTH}} {len(self.faults):8}",
+            line("acknowledged", self.acknowledged),
+            line("delivered", self.delivered),
+            line("lost", self.lost),
+            line("answered 503 and retried", self.retried),
+            line("duplicates", self.duplicates, f"of at most {self.repeatable}"),
+            line("", "", f"taken but not recorded at a kill; at most {self.most_repeatable} at one"),
+            line("faults", len(self.faults)),
         ]

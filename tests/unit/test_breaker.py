@@ -74,10 +74,10 @@ def walk(policy: BreakerPolicy, steps: list[tuple[str, int, bool, float]]) -> li
         elif step != "begin" and under_way:
             generation = under_way.pop(which % len(under_way))
             ended = end(breaker, generation, failed, policy, now)
-            breaker = ended if step == "end" else abandon(breaker, generation, now)
+            breaker = ended if step == "end" else abandon(breaker, generation)
         reached.append((breaker, now))
     for generation in under_way:  # each attempt has an end
-        breaker = abandon(breaker, generation, now)
+        breaker = abandon(breaker, generation)
     return [*reached, (breaker, now)]
 
 
@@ -174,7 +174,7 @@ def test_cooldown_begins_at_its_shortest_again_after_it_was_closed() -> None:
 def test_probe_without_outcome_gives_way_to_another_at_once() -> None:
     opened = after(True, True, True)
     probing = begin(opened, 12)
-    given_up = abandon(probing, probing.generation, 13)
+    given_up = abandon(probing, probing.generation)
     assert may_send(given_up, 13)
     assert given_up.open_until == opened.open_until
     assert given_up.trips == 1
@@ -185,7 +185,7 @@ def test_probe_without_outcome_gives_way_to_another_at_once() -> None:
 
 
 def test_abandoned_attempt_of_a_closed_breaker_changes_nothing() -> None:
-    assert abandon(Breaker(failures=2), 0, 0) == Breaker(failures=2)
+    assert abandon(Breaker(failures=2), 0) == Breaker(failures=2)
 
 
 def test_attempt_that_was_not_allowed_changes_nothing() -> None:
@@ -202,7 +202,7 @@ def test_attempt_from_before_it_opened_changes_nothing() -> None:
     assert end(opened, 0, True, POLICY, 5) == opened
     probing = begin(opened, 10)
     assert end(probing, 0, False, POLICY, 11) == probing
-    assert abandon(probing, 0, 11) == probing
+    assert abandon(probing, 0) == probing
     closed = end(probing, probing.generation, False, POLICY, 12)
     assert end(closed, 0, True, POLICY, 13) == closed
 
@@ -217,14 +217,14 @@ def test_older_generation_never_changes_anything(
     for breaker, now in walk(policy, steps):
         assert end(breaker, breaker.generation - back, True, policy, now) == breaker
         assert end(breaker, breaker.generation - back, False, policy, now) == breaker
-        assert abandon(breaker, breaker.generation - back, now) == breaker
+        assert abandon(breaker, breaker.generation - back) == breaker
 
 
 @given(POLICIES, STEPS)
 def test_it_is_always_probed_again(policy: BreakerPolicy, steps: list[tuple[str, int, bool, float]]) -> None:
     longest = policy.max_cooldown.total_seconds()
     for breaker, now in walk(policy, steps):
-        ended = abandon(breaker, breaker.generation, now)
+        ended = abandon(breaker, breaker.generation)
         assert may_send(ended, now + longest)
 
 

@@ -257,6 +257,17 @@ def test_hold_without_an_end_is_said_to_last_a_week() -> None:
 # ---- changes of the clock: 2027 in Berlin on 28 March, 01:00 UTC, and on 31 October, 01:00 UTC
 
 
+def assert_next_hold(text: str, now: float, start: str, end: str) -> None:
+    """Check that a window holds from exactly this start until exactly this end."""
+    windows = [parse_window(text)]
+    begin = next_start(windows, now)
+    assert begin is not None
+    assert held_until(windows, begin - 0.001) is None
+    assert (said(begin), said(held_until(windows, begin))) == (start, end)
+    assert said(held_until(windows, at(end) - 0.001)) == end
+    assert held_until(windows, at(end)) is None
+
+
 @pytest.mark.parametrize(
     ("text", "start", "end"),
     [
@@ -275,13 +286,7 @@ def test_hold_without_an_end_is_said_to_last_a_week() -> None:
     ],
 )
 def test_hold_when_the_clock_goes_forward(text: str, start: str, end: str) -> None:
-    windows = [parse_window(f"{text} Europe/Berlin")]
-    begin = next_start(windows, SPRING)
-    assert begin is not None
-    assert held_until(windows, begin - 0.001) is None
-    assert (said(begin), said(held_until(windows, begin))) == (start, end)
-    assert said(held_until(windows, at(end) - 0.001)) == end
-    assert held_until(windows, at(end)) is None
+    assert_next_hold(f"{text} Europe/Berlin", SPRING, start, end)
 
 
 @pytest.mark.parametrize(
@@ -300,13 +305,7 @@ def test_hold_when_the_clock_goes_forward(text: str, start: str, end: str) -> No
     ],
 )
 def test_hold_when_the_clock_goes_back(text: str, start: str, end: str) -> None:
-    windows = [parse_window(f"{text} Europe/Berlin")]
-    begin = next_start(windows, AUTUMN)
-    assert begin is not None
-    assert held_until(windows, begin - 0.001) is None
-    assert (said(begin), said(held_until(windows, begin))) == (start, end)
-    assert said(held_until(windows, at(end) - 0.001)) == end
-    assert held_until(windows, at(end)) is None
+    assert_next_hold(f"{text} Europe/Berlin", AUTUMN, start, end)
 
 
 @pytest.mark.parametrize(
