@@ -1,21 +1,28 @@
 """ITscope and the internal systems in one process, so that one clock times both ends.
 
 Posts at a steady rate whatever the answers take (open loop), and receives what the relay delivers. Written on
-bare asyncio protocols, since a client or server framework would cost more than what is measured.
+bare asyncio protocols, since a client or server framework would cost more than what is measured. How late its
+posts leave, and how much of a core it uses, is measured too: whether it is the limit itself.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
 from bench.harness import AUTHORIZATION, PATH
 
+_CONNECTIONS = 32  # to begin with; where none is free, one more is made
+_MOST_CONNECTIONS = 512  # where none is free then, posts leave late
+_PATIENCE_SECONDS = 30.0
+_BEFORE_ID = b'{"eventId": "'
 _OK = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -26,21 +33,28 @@ class Times:
     Attributes:
         answers: from posting to the answer.
         deliveries: from posting to the arrival at each receiver, by receiver.
+        late: from when a post was due until it left.
         refused: answers other than 200.
+        cores: that this process used.
     """
 
     answers: list[float] = field(default_factory=list)
     deliveries: dict[int, list[float]] = field(default_factory=lambda: defaultdict(list))
+    late: list[float] = field(default_factory=list)
     refused: int = 0
+    cores: float = 0.0
+
+    @property
+    def arrivals(self) -> int:
+        return sum(map(len, self.deliveries.values()))
 
 
 class Receiver(asyncio.Protocol):
     """Answers 200 at once, or never."""
 
-    def __init__(self, number: int, times: Times, sent: dict[str, float], *, hangs: bool) -> None:
+    def __init__(self, number: int, receivers: Receivers, *, hangs: bool) -> None:
         self._number = number
-        self._times = times
-        self._sent = sent
+        self._receivers = receivers
         self._hangs = hangs
         self._buffer = b""
 
@@ -54,12 +68,10 @@ class Receiver(asyncio.Protocol):
             length = int(_header(head, b"content-length"))
             if len(self._buffer) < end + 4 + length:
                 return
-            self._buffer = self._buffer[end + 4 + length :]
+            body, self._buffer = self._buffer[end + 4 :][:length], self._buffer[end + 4 + length :]
             if self._hangs:
                 continue
-            sent_at = self._sent.get(_header(head, b"idempotency-key").decode())
-            if sent_at is not None:
-                self._times.deliveries[self._number].append(time.perf_counter() - sent_at)
+            self._receivers.arrived(self._number, body[len(_BEFORE_ID) :].partition(b'"')[0])
             self._transport.write(_OK)
 
 
@@ -83,84 +95,125 @@ def webhook(event_id: str) -> bytes:
     return json.dumps(payload).encode()
 
 
-class Poster:
-    """Posts one webhook at a time over one connection."""
+class Poster(asyncio.Protocol):
+    """One connection to the relay; posts one webhook at a time, and is idle again after the answer."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.busy = asyncio.Lock()
+    def __init__(self, idle: asyncio.Queue[Poster], times: Times) -> None:
+        self._idle = idle
+        self._times = times
+        self._buffer = b""
+        self.sent_at = 0.0
 
-    async def connect(self) -> None:
-        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
-    async def post(self, body: bytes) -> int:
-        self._writer.write(
-            f"POST {PATH} HTTP/1.1\r\nHost: relay\r\nAuthorization: {AUTHORIZATION}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-            + body
-        )
-        head = await self._reader.readuntil(b"\r\n\r\n")
-        await self._reader.readexactly(int(_header(head.lower(), b"content-length")))
-        return int(head[9:12])
+    def post(self, request: bytes) -> None:
+        self.sent_at = time.perf_counter()
+        self._transport.write(request)
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        length = int(_header(self._buffer[:end].lower(), b"content-length"))
+        if len(self._buffer) < end + 4 + length:
+            return
+        self._times.answers.append(time.perf_counter() - self.sent_at)
+        self._times.refused += self._buffer[9:12] != b"200"
+        self._buffer = b""
+        self._idle.put_nowait(self)
 
     def close(self) -> None:
-        self._writer.close()
+        self._transport.close()
 
 
 class Receivers:
     """Internal systems on ports of their own."""
 
     def __init__(self) -> None:
-        self._times = Times()
-        self._sent: dict[str, float] = {}
+        self.times = Times()
         self.urls: list[str] = []
+        self._prefix = b""
+        self._sent: list[float] = []  # of the post with that number
 
     async def start(self, number: int, hanging: frozenset[int] = frozenset()) -> None:
         """Listen; the hanging ones take connections and never answer."""
         loop = asyncio.get_running_loop()
         for index in range(number):
             server = await loop.create_server(
-                lambda index=index: Receiver(  # type: ignore[misc]
-                    index, self.times, self._sent, hangs=index in hanging
-                ),
+                lambda index=index: Receiver(index, self, hangs=index in hanging),  # type: ignore[misc]
                 "127.0.0.1",
                 0,
             )
             self.urls.append(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/itscope")
 
-    @property
-    def times(self) -> Times:
-        return self._times
+    def arrived(self, receiver: int, event_id: bytes) -> None:
+        """Note the arrival of one of the events that are being posted; others don't count."""
+        prefix, _, number = event_id.rpartition(b"-")
+        if prefix == self._prefix:
+            self.times.deliveries[receiver].append(time.perf_counter() - self._sent[int(number)])
 
     async def run(self, port: int, rate: float, seconds: float, answering: int) -> Times:
-        """Post at a rate and return when everything has arrived at the `answering` receivers."""
-        self._times.answers.clear()
-        self._times.deliveries.clear()
-        posters = [Poster(port) for _ in range(32)]
-        await asyncio.gather(*(poster.connect() for poster in posters))
-        number = int(rate * seconds)
-        start = time.perf_counter() + 0.1
+        """Post at a rate and return when everything has arrived at the `answering` receivers.
 
-        async def one(index: int) -> None:
-            due = start + index / rate
-            await asyncio.sleep(due - time.perf_counter())
-            poster = posters[index % len(posters)]
-            event_id = str(uuid.uuid4())
-            body = webhook(event_id)
-            async with poster.busy:
-                sent_at = time.perf_counter()
-                self._sent[event_id] = sent_at
-                status = await poster.post(body)
-                self._times.answers.append(time.perf_counter() - sent_at)
-            self._times.refused += status != 200
-
-        await asyncio.gather(*(one(index) for index in range(number)))
-        deadline = time.perf_counter() + 30
-        while sum(map(len, self._times.deliveries.values())) < number * answering:
-            if time.perf_counter() > deadline:
-                raise TimeoutError("not everything arrived")
+        Raises:
+            TimeoutError: nothing arrives any more.
+        """
+        times = self.times = Times()
+        self._sent = []
+        self._prefix = uuid.uuid4().hex.encode()
+        gc.collect()
+        gc.freeze()  # a collection would be taken for the relay's slowness
+        used, number = time.process_time(), int(rate * seconds)
+        posters = await self._post(port, rate, number)
+        times.cores = (time.process_time() - used) / seconds
+        arrivals, since = -1, time.perf_counter()
+        while len(times.answers) < number or times.arrivals < number * answering:
+            if times.arrivals != arrivals:
+                arrivals, since = times.arrivals, time.perf_counter()
+            if time.perf_counter() - since > _PATIENCE_SECONDS:
+                raise TimeoutError(f"{len(times.answers)} answers, {arrivals} arrivals of {number} events")
             await asyncio.sleep(0.02)
         for poster in posters:
             poster.close()
-        self._sent.clear()
-        return self._times
+        return times
+
+    async def _post(self, port: int, rate: float, number: int) -> list[Poster]:
+        """Post each request when it is due; return the connections."""
+        loop = asyncio.get_running_loop()
+        idle: asyncio.Queue[Poster] = asyncio.Queue()
+        posters: list[Poster] = []
+
+        async def connect() -> None:
+            _, poster = await loop.create_connection(lambda: Poster(idle, self.times), "127.0.0.1", port)
+            posters.append(poster)
+            idle.put_nowait(poster)
+
+        for _ in range(_CONNECTIONS):
+            await connect()
+        start = time.perf_counter() + 0.1
+        for index, request in enumerate(_requests(self._prefix.decode(), number)):
+            due = start + index / rate
+            if (pause := due - time.perf_counter()) > 0:
+                await asyncio.sleep(pause)
+            if idle.empty() and len(posters) < _MOST_CONNECTIONS:
+                await connect()
+            poster = await idle.get()
+            poster.post(request)
+            self._sent.append(poster.sent_at)
+            self.times.late.append(poster.sent_at - due)
+        return posters
+
+
+def _requests(prefix: str, number: int) -> Iterator[bytes]:
+    """Yield whole requests, whose eventIds are the prefix with the number of each."""
+    mark = "#" * 8
+    before, after = webhook(f"{prefix}-{mark}").split(mark.encode())
+    length = len(before) + len(mark) + len(after)
+    head = (
+        f"POST {PATH} HTTP/1.1\r\nHost: relay\r\nAuthorization: {AUTHORIZATION}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    ).encode() + before
+    for index in range(number):
+        yield b"%s%08d%s" % (head, index, after)

@@ -1,4 +1,7 @@
-"""Processes of a measurement: relay, bare relay, nginx as receivers, wrk as ITscope; and what they cost."""
+"""Processes under measurement: the relay and the bare one; what they cost, and how to talk to them.
+
+What posts to them and what receives from them is in `traffic` and `clock`.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-import uuid
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,23 +27,49 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process under measurement, and where it listens."""
+    """A process under measurement, and where it listens.
+
+    Attributes:
+        path: of the webhooks.
+        ready_seconds: from its start until it said that it was ready.
+        others: processes that belong to it.
+    """
 
     pid: int
     port: int
     admin: int = 0
+    path: str = PATH
+    ready_seconds: float = 0.0
+    others: tuple[int, ...] = ()
 
     @property
     def cpu_seconds(self) -> float:
-        return cpu_seconds(self.pid)
+        return sum(map(cpu_seconds, (self.pid, *self.others)))
 
     @property
     def memory_mib(self) -> float:
         """Resident memory."""
-        for line in Path(f"/proc/{self.pid}/status").read_text(encoding="ascii").splitlines():
-            if line.startswith("VmRSS"):
-                return int(line.split()[1]) / 1024
-        raise LookupError(self.pid)
+        return sum(map(memory_mib, (self.pid, *self.others)))
+
+    def rest(self) -> None:
+        """Wait until it does nothing any more, such as checking its store in the background."""
+        before = -1.0
+        while self.cpu_seconds - before > 0.05:
+            before = self.cpu_seconds
+            time.sleep(1)
+
+    def pause(self, destination: str) -> None:
+        post(f"http://127.0.0.1:{self.admin}/api/v1/destinations/{destination}/pause", {})
+
+    def resume(self, destination: str) -> None:
+        post(f"http://127.0.0.1:{self.admin}/api/v1/destinations/{destination}/resume", {})
+
+
+def memory_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    raise LookupError(pid)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -64,9 +91,16 @@ def _children(pid: int) -> list[Path]:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(number: int) -> list[int]:
+    """Return ports that nobody has, each another one."""
+    with contextlib.ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(number)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in sockets]
 
 
 @contextlib.contextmanager
@@ -94,34 +128,56 @@ def running(command: list[str], *, ready: str, log: Path) -> Iterator[subprocess
 
 @contextlib.contextmanager
 def relay(
-    folder: Path, urls: list[str], store: Path | None = None, database: str | None = None
+    folder: Path,
+    urls: list[str],
+    store: Path | None = None,
+    database: str | None = None,
+    routes: Sequence[Mapping[str, object]] | None = None,
 ) -> Iterator[Process]:
     """Run the relay as it is delivered: all features at their defaults, a store on this disk.
 
     Args:
         folder: to be made for it.
         urls: of the destinations d0, d1, ...
-        store: to be begun with, a copy of it; None: an empty one.
+        store: to be begun with, a copy of it that isn't in the system's memory; None: an empty one.
         database: URL of a PostgreSQL to be used instead.
+        routes: None: everything to every destination.
     """
     port, admin = free_port(), free_port()
     folder.mkdir()
     if store is not None:
-        shutil.copy(store, folder / "relay.db")
-    destinations = "\n".join(f"  d{number}: {{url: '{url}'}}" for number, url in enumerate(urls))
-    (folder / "config.yaml").write_text(
-        f"server: {{listen: '127.0.0.1:{port}'}}\n"
-        f"admin: {{listen: '127.0.0.1:{admin}'}}\n"
-        f"store: {{url: '{database or 'sqlite:///relay.db'}'}}\n"
-        f"sources: {{itscope: {{auth: [{{username: {USER}, password: {PASSWORD}}}]}}}}\n"
-        f"destinations:\n{destinations}\n"
-        f"routes: [{{name: all, to: [{', '.join(f'd{number}' for number in range(len(urls)))}]}}]\n",
-        encoding="utf-8",
-    )
-    command = [sys.executable, "-m", "relay", "serve", "-c", str(folder / "config.yaml")]
-    with running(command, ready="admin on", log=folder / "log") as process:
-        yield Process(process.pid, port, admin)
+        _copy(store, folder / "relay.db")
+    names = [f"d{number}" for number in range(len(urls))]
+    config = {
+        "server": {"listen": f"127.0.0.1:{port}"},
+        "admin": {"listen": f"127.0.0.1:{admin}"},
+        "store": {"url": database or "sqlite:///relay.db"},
+        "sources": {"itscope": {"auth": [{"username": USER, "password": PASSWORD}]}},
+        "destinations": {name: {"url": url} for name, url in zip(names, urls, strict=True)},
+        "routes": [{"name": "all", "to": names}] if routes is None else list(routes),
+    }
+    (folder / "config.yaml").write_text(json.dumps(config), encoding="utf-8")  # JSON is YAML
+    with serving(folder, port, admin) as process:
+        yield process
     shutil.rmtree(folder)
+
+
+def _copy(store: Path, to: Path) -> None:
+    """Copy a file, and have it on the disk only, as after the machine was started."""
+    shutil.copy(store, to)
+    with to.open("rb+") as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@contextlib.contextmanager
+def serving(folder: Path, port: int, admin: int) -> Iterator[Process]:
+    """Run the relay of a folder that `relay` has made."""
+    command = [sys.executable, "-m", "relay", "serve", "-c", str(folder / "config.yaml")]
+    started = time.monotonic()
+    with running(command, ready="admin on", log=folder / "log") as process:
+        wait_until(lambda: answers(f"http://127.0.0.1:{admin}/-/ready"))
+        yield Process(process.pid, port, admin, ready_seconds=time.monotonic() - started)
 
 
 @contextlib.contextmanager
@@ -133,92 +189,6 @@ def bare(folder: Path, urls: list[str]) -> Iterator[Process]:
     with running(command, ready="listening", log=folder / "log") as process:
         yield Process(process.pid, port)
     shutil.rmtree(folder)
-
-
-class Receivers:
-    """nginx answering 200 on some ports, counting."""
-
-    def __init__(self, process: Process, urls: list[str], status_url: str) -> None:
-        self.process = process
-        self.urls = urls
-        self._status_url = status_url
-        self._before = self._asked = 0
-        self._before = self.received
-
-    @property
-    def received(self) -> int:
-        """Deliveries answered since this was made; nginx counts being asked for it too."""
-        self._asked += 1
-        return int(fetch(self._status_url).split()[9]) - self._asked - self._before
-
-
-@contextlib.contextmanager
-def receivers(folder: Path, number: int = 3) -> Iterator[Receivers]:
-    """Run nginx as the internal systems."""
-    folder.mkdir()
-    ports = [free_port() for _ in range(number)]
-    status = free_port()
-    servers = "\n".join(
-        f"server {{ listen 127.0.0.1:{port}; location / {{ return 200; }} }}" for port in ports
-    )
-    (folder / "nginx.conf").write_text(
-        f"""daemon off; master_process off; pid {folder}/pid; error_log {folder}/error.log;
-events {{ worker_connections 4096; }}
-http {{
-  access_log off; keepalive_requests 100000000; keepalive_timeout 120s; client_body_temp_path {folder}/body;
-  {servers}
-  server {{ listen 127.0.0.1:{status}; location / {{ stub_status; }} }}
-}}
-""",
-        encoding="utf-8",
-    )
-    nginx = shutil.which("nginx") or "/usr/sbin/nginx"
-    command = [nginx, "-p", str(folder), "-e", f"{folder}/error.log", "-c", str(folder / "nginx.conf")]
-    with subprocess.Popen(command) as process:  # noqa: S603
-        try:
-            url = f"http://127.0.0.1:{status}/"
-            _wait_until(lambda: _answers(url))
-            yield Receivers(
-                Process(process.pid, 0), [f"http://127.0.0.1:{port}/itscope" for port in ports], url
-            )
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What wrk reports, and its CPU time."""
-
-    requests: int
-    seconds: float
-    errors: int
-    p50_ms: float
-    p99_ms: float
-    cpu_seconds: float
-
-
-def load(port: int, seconds: float, connections: int = 64) -> Load:
-    """Post webhooks as fast as they are answered, over some connections, for some seconds."""
-    script = Path(__file__).parent / "load.lua"
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "30s", "-s", str(script)]
-    before = os.times()
-    out = subprocess.run(  # noqa: S603
-        [*command, f"http://127.0.0.1:{port}{PATH}", "--", uuid.uuid4().hex[:12], AUTHORIZATION],
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    after = os.times()
-    result = json.loads(next(line for line in out.splitlines() if line.startswith("RESULT"))[7:])
-    used = after.children_user + after.children_system - before.children_user - before.children_system
-    return Load(**result, cpu_seconds=used)
-
-
-def loads(ports: list[int], seconds: float) -> list[Load]:
-    """Post to several relays at the same time, 64 connections in all."""
-    with ThreadPoolExecutor(len(ports)) as pool:
-        return list(pool.map(lambda port: load(port, seconds, 64 // len(ports)), ports))
 
 
 def fetch(url: str) -> str:
@@ -236,7 +206,7 @@ def post(url: str, payload: dict[str, object]) -> dict[str, object]:
     return answer
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
     try:
         fetch(url)
     except OSError:
@@ -244,9 +214,9 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _wait_until(true: object, seconds: float = 10.0) -> None:
+def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
-    while not true():  # type: ignore[operator]
+    while not true():
         if time.monotonic() > deadline:
             raise TimeoutError
         time.sleep(0.02)
