@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -36,6 +36,7 @@ _ADMIN = "/admin"  # beside the sources' names, which have no slash
 
 PROBE_SECONDS = 5.0
 PROBE_EVERY_SECONDS = 1.0  # at most: anybody who reaches the admin port may ask
+READINESS_EVERY_SECONDS = 15.0  # each look writes a little
 RETENTION_EVERY_SECONDS = 3600.0
 RETENTION_STEP = 200  # events looked at in one transaction
 RETENTION_REST_SECONDS = 0.05  # between two, for the webhooks
@@ -81,12 +82,14 @@ class Relay:
             await self._start(self._config, stack)
             self._stop = stack.pop_all().aclose
         self.metrics.reload_successful.set(1)
+        self.metrics.ready.set(1)
         _log.info("relay.started", extra={"fields": {"listen": self.public.addresses}})
         return self
 
     async def __aexit__(self, *_exc: object) -> None:
         """Stop accepting, finish or put back what is in flight, and close."""
         _log.info("relay.draining")
+        self.metrics.ready.set(0)
         await self._stop()
         _log.info("relay.stopped")
 
@@ -115,21 +118,24 @@ class Relay:
         )
         stack.push_async_callback(self.admin.close)
         self.public = Listener(web.ServerRunner(self._server, shutdown_timeout=LAST_ANSWER_SECONDS))
+        self._chores: list[asyncio.Task[None]] = []
+        self._start_chore(self._dispatcher.keep_leases(), stack)  # until the last lane is closed
         stack.push_async_callback(self._drain)
         self._apply(config)
         await self.public.bind(config.server.listen, config.server.tls)
         await self.admin.bind(config.admin.listen)
-        self._chores = [
-            asyncio.create_task(chore)
-            for chore in (
-                self._dispatcher.keep_leases(),
-                self._delete_old_events(),
-                self._watch_certificate(),
-                self._follow_pauses(),
-            )
-        ]
-        for chore in self._chores:
-            stack.callback(chore.cancel)
+        for chore in (
+            self._delete_old_events(),
+            self._watch_certificate(),
+            self._follow_pauses(),
+            self._watch_readiness(),
+        ):
+            self._start_chore(chore, stack)
+
+    def _start_chore(self, chore: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
+        task = asyncio.create_task(chore)
+        self._chores.append(task)
+        stack.callback(task.cancel)
 
     async def _open_store(self, config: Config) -> Store:
         committed = self.metrics.commit_duration.observe
@@ -268,6 +274,21 @@ class Relay:
         except TimeoutError:
             return f"the store did not answer within {PROBE_SECONDS:g}s"
         return None
+
+    async def _watch_readiness(self) -> None:
+        """Say in a metric whether webhooks are accepted, and in the log when that changes."""
+        clock = asyncio.get_running_loop().time
+        not_ready_at: float | None = None
+        while True:
+            await asyncio.sleep(READINESS_EVERY_SECONDS)
+            reason = await self._not_ready()
+            self.metrics.ready.set(reason is None)
+            if reason is None and not_ready_at is not None:
+                _log.info("relay.ready", extra={"fields": {"seconds": round(clock() - not_ready_at, 1)}})
+                not_ready_at = None
+            elif reason is not None and not_ready_at is None:
+                not_ready_at = clock()
+                _log.warning("relay.not_ready", extra={"fields": {"reason": reason}})
 
     async def _delete_old_events(self) -> None:
         """Delete finished events when they are old enough, in steps that webhooks don't notice."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from relay.config import Destination
@@ -23,6 +24,10 @@ from relay.store.steps import LEASE_SECONDS
 _log = logging.getLogger(__name__)
 
 RENEW_SECONDS = LEASE_SECONDS / 3
+# A relay frees the claims of others only if it looked after its own this short a time ago, by the wall clock:
+# so after an outage of the store or a sleep of the machine, all have the time to renew theirs first.
+STEADY_SECONDS = LEASE_SECONDS / 2
+GRACE_SECONDS = 5.0  # after a lease, for other clocks and for attempts that ended with it
 RETRY_SECONDS = 1.0  # where the store couldn't
 JUMP_SECONDS = 5.0  # less than that is a clock being put right
 
@@ -70,7 +75,8 @@ class Dispatcher:
         self._leaving: dict[asyncio.Task[None], Lane] = {}
         self.crashed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Gets the exception if a part of a lane ends by a bug."""
-        self._shared = Shared(store, metrics, now, self.crashed)
+        self._lapsing = asyncio.Event()
+        self._shared = Shared(store, metrics, now, self.crashed, self._lapsing)
 
     def reserve(self, destinations: Sequence[str], size: int) -> Reservation:
         """Keep room for an event's deliveries in those lanes that have some."""
@@ -117,12 +123,8 @@ class Dispatcher:
         self._wanted = destinations
         for name, lane in list(self._lanes.items()):
             if destinations.get(name) != lane.destination:
-                del self._lanes[name]
-                grace_seconds = lane.destination.timeout.total_seconds() + REST_SECONDS + 1
                 lane.leave()
-                leaving = asyncio.create_task(lane.close(grace_seconds))
-                self._leaving[leaving] = lane
-                leaving.add_done_callback(self._left)
+                self._close(name, lane.destination.timeout.total_seconds() + REST_SECONDS + 1)
         for name in destinations:
             self._start_lane(name)
 
@@ -132,10 +134,9 @@ class Dispatcher:
         Returns at most LAST_RECORD_SECONDS after that time, whatever the store does.
         """
         self._draining = True
-        closing = {asyncio.create_task(lane.close(grace_seconds)) for lane in self._lanes.values()}
-        closing |= self._leaving.keys()
-        self._lanes.clear()
-        if closing:
+        for name in list(self._lanes):
+            self._close(name, grace_seconds)
+        if closing := set(self._leaving):
             _, late = await asyncio.wait(closing, timeout=grace_seconds + LAST_RECORD_SECONDS)
             for task in late:
                 task.cancel()
@@ -148,23 +149,38 @@ class Dispatcher:
         set back, retries are due at most as late as they could be by the new time.
         """
         clock = asyncio.get_running_loop().time
-        ahead = float("inf")  # how far the wall clock is: at the start, it may have been set back before
+        ahead = math.inf  # how far the wall clock is: at the start, it may have been set back before
+        renewed_at = -math.inf
         while True:
-            pause = RETRY_SECONDS
+            self._lapsing.clear()
             now = self._now()
-            lanes = [*self._lanes.values(), *self._leaving.values()]
-            with contextlib.suppress(StoreError):
-                await self._store.renew([delivery for lane in lanes for delivery in lane.held], now)
-                for lane in lanes:
-                    lane.renewed(now)
-                if expired := await self._store.expire(now):
-                    _log.warning("leases.expired", extra={"fields": {"deliveries": expired}})
-                    self.notice(self._lanes)
+            try:
+                await self._renew(now)
+                if now - renewed_at < STEADY_SECONDS:
+                    await self._expire(now)
+                renewed_at = now
                 if now - clock() < ahead - JUMP_SECONDS:
                     await self._bring_forward(now)
                 ahead = now - clock()
-                pause = RENEW_SECONDS
-            await asyncio.sleep(pause)
+            except StoreError:
+                renewed_at = -math.inf
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._lapsing.wait(), RENEW_SECONDS)
+
+    async def _renew(self, now: float) -> None:
+        lanes = [*self._lanes.values(), *self._leaving.values()]
+        held = [delivery for lane in lanes for delivery in lane.held]
+        kept = {delivery.claim: delivery for delivery in await self._store.renew(held, now)}
+        lost = {delivery.claim for delivery in held} - kept.keys()
+        for lane in lanes:
+            lane.renewed(kept, lost)
+
+    async def _expire(self, now: float) -> None:
+        if expired := await self._store.expire(now - GRACE_SECONDS):
+            _log.warning("leases.expired", extra={"fields": {"deliveries": expired}})
+            self.notice(self._lanes)
 
     async def _bring_forward(self, now: float) -> None:
         """Make retries due now that the clock of before made due later than any pause is long."""
@@ -186,6 +202,12 @@ class Dispatcher:
             return
         if name not in self._lanes and wanted.url not in leaving:
             self._lanes[name] = Lane(name, wanted, self._shared, self._paused.get(name))
+
+    def _close(self, name: str, grace_seconds: float) -> None:
+        lane = self._lanes.pop(name)
+        leaving = asyncio.create_task(lane.close(grace_seconds))
+        self._leaving[leaving] = lane
+        leaving.add_done_callback(self._left)
 
     def _left(self, task: asyncio.Task[None]) -> None:
         name = self._leaving.pop(task).name

@@ -91,9 +91,9 @@ class Gate:
         self._breaker = breakers.end(before, generation, failed, self._policy, clock)
         return self._breaker.open_until != before.open_until
 
-    def abandon(self, generation: int, clock: float) -> None:
+    def abandon(self, generation: int) -> None:
         """Learn that an attempt came to nothing, and wasn't one."""
-        self._breaker = breakers.abandon(self._breaker, generation, clock)
+        self._breaker = breakers.abandon(self._breaker, generation)
 
     def state(self, clock: float, now: float) -> LaneState:
         """Return what is waited for, as operators see it."""

@@ -6,9 +6,10 @@ Bounded in number and bytes. When to claim more, and when to send, is the lane's
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 
-from relay.model import Delivery
+from relay.model import Claim, Delivery
 
 ROOM = 256  # deliveries that are held in memory, those being sent included; a claim under way may exceed it
 ROOM_BYTES = 4 << 20  # of their bodies
@@ -32,14 +33,14 @@ class Intake:
         self.claim_at = 0.0
         self.waiting: deque[Delivery] = deque()
         self.sending = 0
-        self._held: dict[tuple[int, int], Delivery] = {}
+        self._held: dict[Claim, Delivery] = {}
         self._held_bytes = 0
         self._reserved = 0
         self._reserved_bytes = 0
 
     @property
     def held(self) -> Collection[Delivery]:
-        """The claims, by delivery and token."""
+        """The claims."""
         return self._held.values()
 
     @property
@@ -80,7 +81,7 @@ class Intake:
 
     def take(self, delivery: Delivery) -> None:
         """Hold a claim."""
-        self._held[delivery.id, delivery.token] = delivery
+        self._held[delivery.claim] = delivery
         self._held_bytes += len(delivery.event.body)
         self.waiting.append(delivery)
 
@@ -94,7 +95,18 @@ class Intake:
         self.sending -= 1
         self.waiting.appendleft(delivery)
 
+    def renew(self, kept: Mapping[Claim, Delivery], lost: AbstractSet[Claim]) -> list[Delivery]:
+        """Take the new leases of what waits; what is lost waits no more, and is returned."""
+        waiting, self.waiting = self.waiting, deque()
+        gone = []
+        for delivery in waiting:
+            if delivery.claim in lost:
+                gone.append(delivery)
+            else:
+                self.waiting.append(kept.get(delivery.claim, delivery))
+        return gone
+
     def drop(self, delivery: Delivery) -> None:
         """Forget a claim."""
-        del self._held[delivery.id, delivery.token]
+        del self._held[delivery.claim]
         self._held_bytes -= len(delivery.event.body)

@@ -5,7 +5,7 @@ and the lane claims it in order when it has room. So memory is bounded by the la
 First attempts and the others (retries, replays) are held apart and take turns, and a share of the attempts
 at the same time is kept for the first: a storm of retries starves nobody. A lane that rests (paused, in a
 maintenance window, breaker open) holds nothing: all is in the store, pending. Which lanes there are is the
-dispatcher's.
+dispatcher's; attempts that have ended are `recorder`'s.
 """
 
 from __future__ import annotations
@@ -15,18 +15,20 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
 from relay.config import Destination
 from relay.delivery import NotTriedError, Sender
-from relay.errors import StoreError, StoreUnavailableError
+from relay.errors import StoreError
 from relay.gate import Gate
 from relay.intake import ROOM, Intake
 from relay.lifecycle import decide
 from relay.metrics import Metrics
-from relay.model import Attempt, Delivery, DeliveryState, LaneState
+from relay.model import Attempt, Claim, Delivery, DeliveryState, LaneState
+from relay.recorder import Recorder
 from relay.store import Store
 from relay.store.steps import LEASE_SECONDS
 
@@ -38,6 +40,9 @@ LAST_RECORD_SECONDS = 2.0  # for the store to take the last attempts of a lane t
 PAUSE_SECONDS = 1.0  # between tries to reach a store, or to get a socket, where there is none
 LOOK_SECONDS = 30.0  # a maintenance window is noticed by then at the latest, should the wall clock jump
 KEPT_SHARE = 4  # one in so many attempts at the same time is kept for deliveries never tried
+# An attempt begins only if its claim outlasts it, so that nobody else begins one beside it. Where an answer
+# may take longer, the claim is renewed meanwhile, as long as the store is there.
+OUTLAST_SECONDS = LEASE_SECONDS / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +51,14 @@ class Shared:
 
     Attributes:
         crashed: gets the exception if a part of a lane ends by a bug.
+        lapsing: set where a lane waits for a claim's renewal.
     """
 
     store: Store
     metrics: Metrics
     now: Callable[[], float]
     crashed: asyncio.Future[None]
+    lapsing: asyncio.Event
 
 
 @dataclass(slots=True)
@@ -77,6 +84,8 @@ class Lane:
         self._metrics = shared.metrics.add_destination(name)
         self._now = shared.now
         self._crashed = shared.crashed
+        self._lapsing = shared.lapsing
+        self._outlast_seconds = min(destination.timeout.total_seconds(), OUTLAST_SECONDS)
         self._sender = Sender(destination, shared.now)
         room = _room(destination)
         self._fresh, self._again = Intake(fresh=True, room=room), Intake(fresh=False, room=room)
@@ -86,21 +95,17 @@ class Lane:
         self._again_slots = destination.concurrency - kept
         self._gate = Gate(destination, paused_at)
         self._rests = True  # until it was looked at
-        self._renewed_until = -math.inf
-        self._late = False  # a lease ran out here: nothing is sent until all is put back
         self._loop = asyncio.get_running_loop()
         self._clock = self._loop.time  # for pauses: the other clock may jump
         self._looking: asyncio.TimerHandle | None = None
         self._pumping: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
-        self._attempts: list[Attempt] = []
-        self._attempted = asyncio.Event()
+        self._recorder = Recorder(self._store, self._metrics)
         self._closing = False
-        self._sent_all = False
         self._free: list[asyncio.Future[_Turn]] = []  # of workers without work
         self._look()
         self._refiller = self._start(self._refill())
-        self._recorder = self._start(self._record())
+        self._recording = self._start(self._record())
         self._workers = [self._start(self._work_off()) for _ in range(destination.concurrency)]
 
     # ---- the fast path
@@ -123,16 +128,14 @@ class Lane:
             self._fresh.backlogged = self._again.backlogged = True
             self._wake_for_backlog()
 
-    def renewed(self, now: float) -> None:
-        """Learn that the leases of what is held were extended, where they hadn't run out."""
-        if any(self._has_lapsed(claim) for intake in self._intakes for claim in intake.waiting):
-            self._late = True
-            self._wake.set()
-        self._renewed_until = now + LEASE_SECONDS
-
-    def _has_lapsed(self, delivery: Delivery) -> bool:
-        """Tell whether another relay may have a claim by now, as when this one stood still for long."""
-        return self._now() > max(delivery.lease_until, self._renewed_until)
+    def renewed(self, kept: Mapping[Claim, Delivery], lost: AbstractSet[Claim]) -> None:
+        """Learn which claims have a new lease, and which somebody else has by now."""
+        dropped = [delivery for intake in self._intakes for delivery in intake.renew(kept, lost)]
+        for delivery in dropped:
+            self._drop(delivery)
+        if dropped:
+            _log.warning("claims.lost", extra={"fields": self._fields(number=len(dropped))})
+        self._pump()
 
     # ---- rest
 
@@ -189,14 +192,13 @@ class Lane:
             for worker in self._workers:
                 worker.cancel()
             await asyncio.gather(*self._workers, return_exceptions=True)
-            self._sent_all = True
-            self._attempted.set()
+            self._recorder.close()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._recorder, LAST_RECORD_SECONDS)
+                await asyncio.wait_for(self._recording, LAST_RECORD_SECONDS)
             # Cut off in the middle, or not recorded: tried again, without having spent an attempt.
             await self._release(self.held)
         finally:  # whoever closes may give up first, as when the disk hangs
-            for task in (self._refiller, self._recorder, *self._workers):
+            for task in (self._refiller, self._recording, *self._workers):
                 task.cancel()
             for timer in (self._looking, self._pumping):
                 if timer is not None:
@@ -223,9 +225,8 @@ class Lane:
             intake = self._next_intake()
             if intake is None:
                 return
-            if self._late or self._has_lapsed(intake.waiting[0]):
-                self._late = True
-                self._wake.set()
+            if self._now() + self._outlast_seconds > intake.waiting[0].lease_until:
+                self._lapsing.set()
                 return
             wait, generation = self._gate.begin(self._clock())
             if wait > 0:
@@ -265,14 +266,13 @@ class Lane:
         except NotTriedError as error:
             _log.warning("delivery.not_tried", extra={"fields": self._fields(error=str(error))})
             turn.intake.put_back(delivery)
-            self._gate.abandon(turn.generation, self._clock())
+            self._gate.abandon(turn.generation)
             self._look()
             await asyncio.sleep(PAUSE_SECONDS)
             return
         turn.intake.sending -= 1
         transition = decide(delivery, outcome, self._policy, self._now(), random.random())  # noqa: S311
-        self._attempts.append(Attempt(delivery, delivery.attempts + 1, started_at, outcome, transition))
-        self._attempted.set()
+        self._recorder.add(Attempt(delivery, delivery.attempts + 1, started_at, outcome, transition))
         if self._gate.end(turn.generation, outcome, self._clock()):
             self._look()
             self._tell_breaker()
@@ -288,73 +288,22 @@ class Lane:
     # ---- recording
 
     async def _record(self) -> None:
-        """Store what attempts came to, all that have ended at once, until the last."""
-        while self._attempts or not self._sent_all:
-            await self._attempted.wait()
-            self._attempted.clear()
-            try:
-                await self._record_all()
-            except StoreUnavailableError as error:
-                # Kept and tried again; meanwhile the lane fills up and rests.
-                _log.warning("attempts.not_recorded", extra={"fields": self._fields(error=str(error))})
-                self._attempted.set()
-                await asyncio.sleep(PAUSE_SECONDS)
-
-    async def _record_all(self) -> None:
-        attempts = self._attempts[:]
-        if not attempts:
-            return
-        recorded = await self._stored(attempts)
-        del self._attempts[: len(attempts)]
-        for attempt, held in zip(attempts, recorded, strict=True):
-            self._drop(attempt.delivery)
-            if not held:
-                _log.warning("delivery.claim_lost", extra={"fields": _fields(attempt)})
-                continue
-            self._count(attempt)
-            if attempt.transition.state is DeliveryState.PENDING:
-                self._claim_by(self._again, attempt.transition.due_at)
-            if attempt.delivery.ordered and not attempt.transition.keeps_place:
-                self._fresh.backlogged = self._again.backlogged = True  # whose turn it is now
-        self._wake_for_backlog()
-
-    async def _stored(self, attempts: Sequence[Attempt]) -> list[bool]:
-        """Store attempts; one that the store refuses for good must not hold up the others."""
-        try:
-            return await self._store.record(attempts)
-        except StoreUnavailableError:
-            raise
-        except StoreError as error:
-            if len(attempts) > 1:
-                return [held for attempt in attempts for held in await self._stored([attempt])]
-            _log.critical("attempt.refused", extra={"fields": _fields(attempts[0])}, exc_info=error)
-            return [False]  # it stays claimed until its lease ends, and is tried again
-
-    def _count(self, attempt: Attempt) -> None:
-        state = attempt.transition.state
-        self._metrics.attempts[state].inc()
-        self._metrics.attempt_duration.observe(attempt.outcome.duration_seconds)
-        match state:
-            case DeliveryState.DELIVERED:
-                self._metrics.deliveries[state].inc()
-                ended_at = attempt.started_at + attempt.outcome.duration_seconds
-                self._metrics.delay.observe(max(0.0, ended_at - attempt.delivery.accepted_at))
-                if _log.isEnabledFor(logging.DEBUG):
-                    _log.debug("delivery.delivered", extra={"fields": _fields(attempt)})
-            case DeliveryState.DEAD:
-                self._metrics.deliveries[state].inc()
-                _log.error("delivery.dead", extra={"fields": _fields(attempt)})
-            case _:
-                _log.warning("delivery.retried", extra={"fields": _fields(attempt)})
+        """Forget what is recorded, and look for what follows from it."""
+        async for recorded in self._recorder.recorded():
+            for attempt, held in recorded:
+                self._drop(attempt.delivery)
+                if held and attempt.transition.state is DeliveryState.PENDING:
+                    self._claim_by(self._again, attempt.transition.due_at)
+                if held and attempt.delivery.ordered and not attempt.transition.keeps_place:
+                    self._fresh.backlogged = self._again.backlogged = True  # whose turn it is now
+            self._wake_for_backlog()
 
     # ---- claiming
 
     async def _refill(self) -> None:
         """Claim from the store whenever there is room and something is due; put all back to rest."""
+        is_away = False
         while not self._closing:
-            if self._late:
-                await self._put_back()
-                self._late = False
             if self._rests:
                 await self._put_back()
                 await self._woken(POLL_SECONDS)
@@ -365,8 +314,11 @@ class Lane:
                 continue
             try:
                 await asyncio.gather(*map(self._claim, wanting))  # in one transaction
+                is_away = False
             except StoreError as error:
-                _log.warning("backlog.not_claimed", extra={"fields": self._fields(error=str(error))})
+                if not is_away:
+                    _log.warning("backlog.not_claimed", extra={"fields": self._fields(error=str(error))})
+                is_away = True
                 await asyncio.sleep(PAUSE_SECONDS)
 
     def _wanting(self) -> list[Intake]:
@@ -466,16 +418,3 @@ def _room(destination: Destination) -> int:
         return ROOM
     in_a_minute = int(rate.count * 60 / rate.per_seconds) + rate.burst
     return min(ROOM, max(destination.concurrency, in_a_minute))
-
-
-def _fields(attempt: Attempt) -> dict[str, Any]:
-    delivery = attempt.delivery
-    return {
-        "destination": delivery.destination,
-        "event_id": delivery.event.event_id,
-        "delivery": delivery.id,
-        "attempt": attempt.number,
-        "status": attempt.outcome.status,
-        "error": attempt.outcome.error,
-        "seconds": round(attempt.outcome.duration_seconds, 4),
-    }

@@ -144,6 +144,11 @@ class Metrics:
             buckets=_COMMIT_BUCKETS,
             registry=registry,
         )
+        self.ready = Gauge(
+            "itscope_relay_ready",
+            "1 if webhooks are accepted, else 0: the store can't be used, or the relay is stopping",
+            registry=registry,
+        )
         self.reload_successful = Gauge(
             "itscope_relay_config_last_reload_successful",
             "1 if the configuration in the file is the one in use, else 0",

@@ -66,6 +66,10 @@ class Owed:
     order_key: str | None = None
 
 
+Claim = tuple[int, int]
+"""A delivery's id, and the token of whoever holds it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """One event owed to one destination, claimed by whoever holds this value.
@@ -88,6 +92,11 @@ class Delivery:
     fresh: bool = True
     ordered: bool = False
     lease_until: float = math.inf
+
+    @property
+    def claim(self) -> Claim:
+        """What the store knows this claim by."""
+        return self.id, self.token
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ METRICS: dict[str, tuple[str, set[str]]] = {
     "itscope_relay_destination_resting": ("gauge", {"destination", "reason"}),
     "itscope_relay_last_event_timestamp_seconds": ("gauge", {"source"}),
     "itscope_relay_store_commit_duration_seconds": ("histogram", set()),
+    "itscope_relay_ready": ("gauge", set()),
     "itscope_relay_config_last_reload_successful": ("gauge", set()),
     "itscope_relay_build_info": ("gauge", {"version"}),
 }

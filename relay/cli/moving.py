@@ -53,7 +53,8 @@ def migrate_store(source: str, target: str, password_file: str | None, *, as_jso
     Examples:
       itscope-relay migrate-store --from sqlite:///relay.db --to postgresql://relay@db.example.internal/relay
       itscope-relay migrate-store --from sqlite:////var/lib/itscope-relay/relay.db \\
-        --to 'postgresql://relay@db.example.internal/relay?sslmode=verify-full' --password-file /etc/relay/db
+        --to 'postgresql://relay@db.example.internal/relay?sslmode=verify-full' \\
+        --password-file /etc/itscope-relay/secrets/database
     """
     from relay.cli.running import run
 

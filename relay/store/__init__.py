@@ -42,12 +42,15 @@ class Claimed:
     next_due_at: float | None
 
 
+BACKLOG_STATES = (DeliveryState.PENDING, DeliveryState.IN_FLIGHT, DeliveryState.DEAD)
+
+
 @dataclass(frozen=True, slots=True)
 class Backlog:
     """What one destination is still owed.
 
     Attributes:
-        counts: deliveries by state, of the states pending, in_flight and dead.
+        counts: deliveries by state, of each of `BACKLOG_STATES`.
         oldest_accepted_at: of the oldest pending or in-flight delivery, None without one.
     """
 
@@ -100,15 +103,19 @@ class Store(Repair, Protocol):
         ...
 
     async def record(self, attempts: Sequence[Attempt]) -> list[bool]:
-        """Store attempts with what follows from each; tell for each whether its claim still held."""
+        """Store attempts with what follows from each; tell for each whether it is stored.
+
+        It isn't if its claim didn't hold any more. A store that is reached over a network, where the answer
+        to a commit may be lost, knows the same attempt again and changes nothing.
+        """
         ...
 
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         """Give claims back without an attempt; the deliveries are pending again, as due as before."""
         ...
 
-    async def renew(self, deliveries: Sequence[Delivery], now: float) -> None:
-        """Extend the leases of claims that are still held."""
+    async def renew(self, deliveries: Sequence[Delivery], now: float) -> list[Delivery]:
+        """Extend the leases of claims; return those that are still held, with their new lease."""
         ...
 
     async def bring_forward(self, destination: str, latest_due_at: float, now: float) -> int:

@@ -7,6 +7,7 @@ that the store can't take anything now, is whoever's that gives the function.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -26,7 +27,10 @@ class Batches(Generic[I, R]):
     """Runs a function with all items that wait, one batch after the other."""
 
     def __init__(
-        self, run: Callable[[Sequence[I]], Awaitable[Sequence[R]]], died: asyncio.Future[None]
+        self,
+        run: Callable[[Sequence[I]], Awaitable[Sequence[R]]],
+        died: asyncio.Future[None],
+        size: Callable[[I], int] = lambda _: 1,
     ) -> None:
         """Start on the running event loop.
 
@@ -34,8 +38,10 @@ class Batches(Generic[I, R]):
             run: applies a batch in one transaction and returns a result for each item. It raises
                 StoreUnavailableError if nothing can be stored now, and StoreError if an item is at fault.
             died: gets the exception if this ends by a bug.
+            size: of an item; a batch has MAX_BATCH of it, but for its last item.
         """
         self._run = run
+        self._size = size
         self._died = died
         self._waiting: list[tuple[I, asyncio.Future[R]]] = []
         self._wake = asyncio.Event()
@@ -80,7 +86,7 @@ class Batches(Generic[I, R]):
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+            batch = self._next_batch()
             self._busy_since = time.monotonic()
             try:
                 await self._apply(batch)
@@ -89,6 +95,12 @@ class Batches(Generic[I, R]):
                 raise
             finally:
                 self._busy_since = None
+
+    def _next_batch(self) -> list[tuple[I, asyncio.Future[R]]]:
+        sizes = itertools.accumulate(self._size(item) for item, _ in self._waiting)
+        number = sum(1 for _ in itertools.takewhile(lambda total: total < MAX_BATCH, sizes)) + 1
+        batch, self._waiting = self._waiting[:number], self._waiting[number:]
+        return batch
 
     async def _apply(self, batch: Sequence[tuple[I, asyncio.Future[R]]]) -> None:
         try:

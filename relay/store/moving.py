@@ -22,6 +22,7 @@ from psycopg import errors
 
 from relay.errors import StoreError
 from relay.store.postgres_order import Connection
+from relay.store.postgres_pool import wait_for_the_disk
 from relay.store.postgres_schema import migrate as migrate_postgres
 from relay.store.sqlite_check import DAMAGED, check_at_start, damaged, leave_as_it_is
 from relay.store.sqlite_file import connect, lock, migrate
@@ -157,6 +158,7 @@ class _Move:
 
     async def _prepare(self) -> None:
         """Make the schema where there is none, and keep everybody else from writing."""
+        await wait_for_the_disk(self._target)
         await self._target.execute(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
         await self._target.execute("SET LOCAL statement_timeout = 0")
         await self._target.execute("SET LOCAL idle_in_transaction_session_timeout = 0")

@@ -1,25 +1,22 @@
 """The store in one PostgreSQL, for several relays at a time.
 
 Webhooks and attempts that wait at the same moment share a transaction, as `batches` says; all else has one of
-its own. Owns the connections, and what PostgreSQL's errors mean. The SQL is that of the `postgres_` modules.
+its own. Owns the transactions, and what PostgreSQL's errors mean. Connections are `postgres_pool`'s; the SQL
+is that of the other `postgres_` modules.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import psycopg
 from psycopg import errors
-from psycopg.conninfo import conninfo_to_dict
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from relay.errors import StoreError, StoreUnavailableError
 from relay.model import Acceptance, Attempt, Delivery, Event, Owed, Quarantined, References
@@ -31,6 +28,7 @@ from relay.store.admission import Admission
 from relay.store.batches import Batches
 from relay.store.postgres_backlog import read_backlog
 from relay.store.postgres_order import Connection
+from relay.store.postgres_pool import Pool, arguments, configure, text
 from relay.store.postgres_schema import migrate
 from relay.store.postgres_steps import Steps
 from relay.store.repair import (
@@ -48,14 +46,9 @@ from relay.store.repair import (
 )
 from relay.store.steps import Offer, Wish
 
-logging.getLogger("psycopg").setLevel(logging.ERROR)  # who uses the store says what fails
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
-MAX_CONNECTIONS = 8  # of one relay
-CONNECT_SECONDS = 5
-CONNECTION_SECONDS = 1.0  # to get one that is free
 TRANSACTION_SECONDS = 5.0  # what takes longer ends with its connection
 STUCK_SECONDS = 5.0  # webhooks that come then are refused at once
 # Two relays that wait for each other in a circle; PostgreSQL ends one of them.
@@ -68,30 +61,22 @@ _UNAVAILABLE = (
     errors.ReadOnlySqlTransaction,  # a server that is or was made a standby
     errors.InFailedSqlTransaction,
 )
-# Of connections whose server is lost without a word; what the URL says goes before.
-_CLIENT_SETTINGS = {
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-    "connect_timeout": CONNECT_SECONDS,
-}
 
 
 class PostgresStore:
     """`Store` on one database. Made by `open_store`."""
 
-    def __init__(self, pool: AsyncConnectionPool[Connection], committed: Callable[[float], None]) -> None:
+    def __init__(self, pool: Pool, committed: Callable[[float], None]) -> None:
         self._pool = pool
         self._committed = committed
         self._died: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._holder = uuid.uuid4().hex
         self._steps = Steps()
         self._admission = Admission()
-        self._away = False  # as whoever used it last found out
+        self._away = False  # as the last webhooks or attempts found it, or anybody since
         self._quarantining = asyncio.Semaphore()  # who posts rubbish waits for others who do
         self._accepting: Batches[Offer, Acceptance] = Batches(self._accept, self._died)
-        self._recording: Batches[Sequence[Attempt], list[bool]] = Batches(self._record, self._died)
+        self._recording: Batches[Sequence[Attempt], list[bool]] = Batches(self._record, self._died, size=len)
 
     # ---- the steps
 
@@ -119,8 +104,8 @@ class PostgresStore:
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         await self._at_once(self._steps.release, deliveries)
 
-    async def renew(self, deliveries: Sequence[Delivery], now: float) -> None:
-        await self._at_once(self._steps.renew, deliveries, now)
+    async def renew(self, deliveries: Sequence[Delivery], now: float) -> list[Delivery]:
+        return await self._at_once(self._steps.renew, deliveries, now)
 
     async def bring_forward(self, destination: str, latest_due_at: float, now: float) -> int:
         return await self._in_transaction(upkeep.bring_forward, destination, latest_due_at, now)
@@ -152,7 +137,12 @@ class PostgresStore:
 
     async def _timed(self, step: Callable[[Connection], Awaitable[T]]) -> T:
         started = time.perf_counter()
-        result = await self._tried(step)
+        try:
+            result = await self._tried(step)
+        except StoreUnavailableError:
+            self._away = True
+            await self._pool.drain()
+            raise
         self._committed(time.perf_counter() - started)
         return result
 
@@ -227,7 +217,7 @@ class PostgresStore:
         async def run(connection: Connection) -> T:
             return await step(connection, *args, **kwargs)
 
-        return await asyncio.shield(self._tried(run))
+        return await self._carried_through(run)
 
     async def _in_transaction(
         self, step: Callable[Concatenate[Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
@@ -236,7 +226,7 @@ class PostgresStore:
             async with connection.transaction():
                 return await step(connection, *args, **kwargs)
 
-        return await asyncio.shield(self._tried(run))
+        return await self._carried_through(run)
 
     async def _reading(
         self, step: Callable[Concatenate[Connection, P], Awaitable[T]], *args: P.args, **kwargs: P.kwargs
@@ -249,6 +239,12 @@ class PostgresStore:
                 return await step(connection, *args, **kwargs)
 
         return await self._tried(run)
+
+    async def _carried_through(self, run: Callable[[Connection], Awaitable[T]]) -> T:
+        """Run something to its end, also if nobody waits for it any more."""
+        task = asyncio.ensure_future(self._tried(run))
+        task.add_done_callback(_seen)
+        return await asyncio.shield(task)
 
     async def _tried(self, run: Callable[[Connection], Awaitable[T]]) -> T:
         """Run something on a connection, again if it stood in another relay's way.
@@ -264,28 +260,29 @@ class PostgresStore:
                     result = await run(connection)
             except _AGAIN as error:
                 if not left:
-                    raise StoreUnavailableError(f"the database is too busy: {_text(error)}") from error
+                    raise StoreUnavailableError(f"the database is too busy: {text(error)}") from error
             except TimeoutError as error:
-                await self._distrust(connection)
                 raise StoreUnavailableError("the database takes too long") from error
             except psycopg.Error as error:
                 is_broken = connection is not None and connection.broken
                 if not (is_broken or isinstance(error, _UNAVAILABLE)):
-                    raise StoreError(f"the database refused it: {_text(error)}") from error
+                    raise StoreError(f"the database refused it: {text(error)}") from error
+                if connection is not None:  # the server has restarted, maybe, or is a standby now
+                    await self._pool.drain()
                 # What was committed all the same does no harm when it is repeated: every step looks first.
-                await self._distrust(connection)
                 if not (left and is_broken):
-                    raise StoreUnavailableError(f"the database can't be used: {_text(error)}") from error
+                    why = self._pool.explain(error)
+                    raise StoreUnavailableError(f"the database can't be used: {why}") from error
             else:
                 self._away = False
                 return result
         raise AssertionError
 
-    async def _distrust(self, connection: Connection | None) -> None:
-        """Have new connections: the server has restarted, maybe, or is another one now."""
-        self._away = True
-        if connection is not None:
-            await self._pool.drain()
+
+def _seen(task: asyncio.Task[T]) -> None:
+    """Take note of an exception, which isn't a fault if nobody waited for it."""
+    if not task.cancelled():
+        task.exception()
 
 
 async def open_store(url: str, committed: Callable[[float], None]) -> PostgresStore:
@@ -299,51 +296,11 @@ async def open_store(url: str, committed: Callable[[float], None]) -> PostgresSt
         StoreError: the database can't be reached, is too old, or newer than this relay.
     """
     try:
-        wanted: dict[str, Any] = {**_CLIENT_SETTINGS, **conninfo_to_dict(url), "autocommit": True}
-        async with await psycopg.AsyncConnection.connect(**wanted) as connection:
-            await _configure(connection)
+        async with await psycopg.AsyncConnection.connect(**arguments(url)) as connection:
+            await configure(connection)
             await migrate(connection)
     except psycopg.Error as error:
-        raise StoreError(f"can't open the store: {_text(error)}") from error
-    pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-        configure=_configure,
-        kwargs=wanted,
-        min_size=2,
-        max_size=MAX_CONNECTIONS,
-        timeout=CONNECTION_SECONDS,
-        reconnect_timeout=float("inf"),
-        open=False,
-        name="store",
-    )
+        raise StoreError(f"can't open the store: {text(error)}") from error
+    pool = Pool(url)
     await pool.open()
     return PostgresStore(pool, committed)
-
-
-# Whatever the server's defaults are. A relay that stands still, or whose machine is lost, must not keep
-# others from what it has locked: its transactions end soon, and its connections too.
-_SETTINGS = {
-    "default_transaction_isolation": "read committed",
-    "idle_in_transaction_session_timeout": "3s",
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "10s",
-}
-
-
-async def _configure(connection: Connection) -> None:
-    await connection.execute(
-        "SELECT set_config(key, value, FALSE) FROM jsonb_each_text(%s)", (json.dumps(_SETTINGS),)
-    )
-    # A commit waits for the disk, at least; whoever has it wait for a standby too knows why.
-    await connection.execute(
-        "SELECT set_config('synchronous_commit', 'on', FALSE)"
-        " WHERE current_setting('synchronous_commit') = 'off'"
-    )
-
-
-def _text(error: BaseException) -> str:
-    """Return the first line of what is wrong; PostgreSQL's further ones quote rows."""
-    if isinstance(error, PoolTimeout):
-        return "no connection"
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

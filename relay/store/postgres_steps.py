@@ -11,7 +11,7 @@ import itertools
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from relay.errors import StoreError
@@ -99,15 +99,20 @@ WITH tried AS MATERIALIZED (
 )
 SELECT place FROM done
 """
+_RECORDED = """
+SELECT place FROM jsonb_to_recordset(%(attempts)s) AS t (
+    place INTEGER, delivery BIGINT, number INTEGER, started_at DOUBLE PRECISION)
+JOIN attempts AS a USING (delivery, number, started_at)
+"""
 _RELEASE = """
 UPDATE deliveries AS d SET state = 'pending', token = NULL, lease_until = NULL
 FROM jsonb_to_recordset(%(claims)s) AS c (id BIGINT, token BIGINT)
 WHERE d.id = c.id AND d.token = c.token AND d.state = 'in_flight'
 """
 _RENEW = """
-UPDATE deliveries AS d SET lease_until = %(now)s + %(lease)s
+UPDATE deliveries AS d SET lease_until = %(until)s
 FROM jsonb_to_recordset(%(claims)s) AS c (id BIGINT, token BIGINT)
-WHERE d.id = c.id AND d.token = c.token AND d.state = 'in_flight'
+WHERE d.id = c.id AND d.token = c.token AND d.state = 'in_flight' RETURNING d.id, d.token
 """
 _EXPIRE = """
 UPDATE deliveries SET state = 'pending', token = NULL, lease_until = NULL WHERE id IN (
@@ -218,9 +223,14 @@ class Steps:
         """Give claims back."""
         await connection.execute(_RELEASE, {"claims": _claims(deliveries)})
 
-    async def renew(self, connection: Connection, deliveries: Sequence[Delivery], now: float) -> None:
-        """Extend the leases of claims that are still held."""
-        await connection.execute(_RENEW, {"claims": _claims(deliveries), "now": now, "lease": LEASE_SECONDS})
+    async def renew(
+        self, connection: Connection, deliveries: Sequence[Delivery], now: float
+    ) -> list[Delivery]:
+        """Extend the leases of claims; return those still held, renewed."""
+        until = now + LEASE_SECONDS
+        cursor = await connection.execute(_RENEW, {"claims": _claims(deliveries), "until": until})
+        held = set(await cursor.fetchall())
+        return [replace(delivery, lease_until=until) for delivery in deliveries if delivery.claim in held]
 
     async def expire(self, connection: Connection, now: float) -> int:
         """Make deliveries pending whose lease ran out, and return how many."""
@@ -313,7 +323,11 @@ async def _record(connection: Connection, attempts: Sequence[Attempt]) -> set[in
     ]
     answers = [attempt.outcome.answer for attempt in attempts]
     cursor = await connection.execute(_RECORD, {"attempts": json.dumps(rows), "answers": answers})
-    return {place for (place,) in await cursor.fetchall()}
+    held = {place for (place,) in await cursor.fetchall()}
+    if len(held) < len(attempts):  # claims are lost, or the answer of a transaction was
+        cursor = await connection.execute(_RECORDED, {"attempts": json.dumps(rows)})
+        held |= {place for (place,) in await cursor.fetchall()}
+    return held
 
 
 def _leaves(attempt: Attempt) -> bool:

@@ -120,8 +120,8 @@ class SqliteStore:
     async def release(self, deliveries: Sequence[Delivery]) -> None:
         await self._counted(self._steps.release, deliveries, self._open.put_back)
 
-    async def renew(self, deliveries: Sequence[Delivery], now: float) -> None:
-        await self._commits.submit(self._steps.renew, (deliveries, now))
+    async def renew(self, deliveries: Sequence[Delivery], now: float) -> list[Delivery]:
+        return await self._commits.submit(self._steps.renew, (deliveries, now))
 
     async def bring_forward(self, destination: str, latest_due_at: float, now: float) -> int:
         return await self._commits.submit(self._upkeep.bring_forward, (destination, latest_due_at, now))

@@ -11,6 +11,7 @@ import json
 import logging
 import secrets
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import apsw
@@ -20,11 +21,13 @@ from relay.lifecycle import LEGAL
 from relay.model import (
     Acceptance,
     Attempt,
+    Claim,
     Delivery,
     DeliveryState,
     Event,
 )
 from relay.store import Claimed
+from relay.store.sqlite_json import gathered
 from relay.store.sqlite_order import promote, taken
 from relay.store.steps import LEASE_SECONDS, Offer, Wish
 
@@ -63,7 +66,9 @@ class Steps:
         )
         stored = set(ids)
         if self._connection.total_changes() - before != len(offers):
-            stored &= set(self._json("SELECT json_group_array(id) FROM events WHERE id >= ?", (ids[0],)))
+            stored &= set(
+                gathered(self._connection, "SELECT json_group_array(id) FROM events WHERE id >= ?", (ids[0],))
+            )
         return self._accept_deliveries(
             [(id_ if id_ in stored else None, offer) for id_, offer in zip(ids, offers, strict=True)]
         )
@@ -134,7 +139,8 @@ class Steps:
         return [self._claim_one(wish) for wish in wishes]
 
     def _claim_one(self, wish: Wish) -> Claimed:
-        due: list[tuple[int, float, int]] = self._json(
+        due: list[tuple[int, float, int]] = gathered(
+            self._connection,
             "SELECT json_group_array(json_array(d.id, d.due_at, length(e.body))) FROM ("
             " SELECT id, event, due_at FROM deliveries WHERE destination = ? AND fresh = ?"
             " AND state = 'pending' AND blocked = 0 ORDER BY due_at, id LIMIT ?) AS d"
@@ -188,7 +194,7 @@ class Steps:
         """Store attempts, those whose claim still holds, and what follows from them."""
         attempts = [attempt for batch in batches for attempt in batch]
         held = self._held([attempt.delivery for attempt in attempts])
-        valid = [attempt for attempt in attempts if (attempt.delivery.id, attempt.delivery.token) in held]
+        valid = [attempt for attempt in attempts if attempt.delivery.claim in held]
         if not {attempt.transition.state for attempt in valid} <= LEGAL[DeliveryState.IN_FLIGHT]:
             raise StoreError("an attempt can't lead there")
         self._write(
@@ -217,16 +223,15 @@ class Steps:
                 if attempt.delivery.ordered and not attempt.transition.keeps_place
             ]
         )
-        return [
-            [(attempt.delivery.id, attempt.delivery.token) in held for attempt in batch] for batch in batches
-        ]
+        return [[attempt.delivery.claim in held for attempt in batch] for batch in batches]
 
     def _leave_order(self, ids: Sequence[int]) -> None:
         """Let those go on who wait for these deliveries."""
         if not ids:
             return
         left = json.dumps(ids)
-        keys = self._json(
+        keys = gathered(
+            self._connection,
             "SELECT json_group_array(json_array(destination, order_key)) FROM deliveries"
             " WHERE id IN (SELECT value FROM json_each(?)) AND order_key IS NOT NULL",
             (left,),
@@ -236,9 +241,10 @@ class Steps:
         )
         promote(self._connection, [(destination, key) for destination, key in keys])
 
-    def _held(self, deliveries: Sequence[Delivery]) -> set[tuple[int, int]]:
+    def _held(self, deliveries: Sequence[Delivery]) -> set[Claim]:
         """Return those claims, as (delivery, token), that are still the stored ones."""
-        rows = self._json(
+        rows = gathered(
+            self._connection,
             "SELECT json_group_array(json_array(d.id, d.token)) FROM json_each(?) AS wanted"
             " JOIN deliveries AS d ON d.id = wanted.value WHERE d.state = 'in_flight'",
             (json.dumps([delivery.id for delivery in deliveries]),),
@@ -253,9 +259,8 @@ class Steps:
         for batch in batches:
             released.append([])
             for delivery in batch:
-                claim = (delivery.id, delivery.token)
-                if claim in held:
-                    held.remove(claim)  # given back twice, it is so once
+                if delivery.claim in held:
+                    held.remove(delivery.claim)  # given back twice, it is so once
                     ids.append(delivery.id)
                     released[-1].append(delivery.destination)
         self._connection.execute(
@@ -265,19 +270,24 @@ class Steps:
         )
         return released
 
-    def renew(self, batches: Sequence[tuple[Sequence[Delivery], float]]) -> list[None]:
-        """Extend the leases of (deliveries, now)."""
+    def renew(self, batches: Sequence[tuple[Sequence[Delivery], float]]) -> list[list[Delivery]]:
+        """Extend the leases of (deliveries, now); return for each batch those still held, renewed."""
+        renewed = []
         for deliveries, now in batches:
-            held = self._held(deliveries) & _claims(deliveries)
+            until = now + LEASE_SECONDS
+            held = self._held(deliveries)
+            kept = [replace(one, lease_until=until) for one in deliveries if one.claim in held]
             self._connection.execute(
                 "UPDATE deliveries SET lease_until = ? WHERE id IN (SELECT value FROM json_each(?))",
-                (now + LEASE_SECONDS, json.dumps([id_ for id_, _ in held])),
+                (until, json.dumps([delivery.id for delivery in kept])),
             )
-        return [None] * len(batches)
+            renewed.append(kept)
+        return renewed
 
     def expire(self, instants: Sequence[float]) -> list[list[str]]:
         """Make deliveries pending whose lease ran out; the first result has their destinations."""
-        expired: list[tuple[int, str]] = self._json(
+        expired: list[tuple[int, str]] = gathered(
+            self._connection,
             "SELECT json_group_array(json_array(id, destination)) FROM deliveries"
             " WHERE state = 'in_flight' AND lease_until <= ?",
             (max(instants),),
@@ -297,10 +307,6 @@ class Steps:
             self._connection.execute(
                 sql.format(rows=",".join([marks] * len(chunk))), [value for row in chunk for value in row]
             )
-
-    def _json(self, sql: str, bindings: Sequence[Any]) -> Any:
-        """Return what a statement gathers into one JSON value."""
-        return json.loads(self._connection.execute(sql, bindings).get)
 
     def _highest(self, table: str) -> int:
         """Return the highest id that a table ever gave, also if retention has deleted the row."""
@@ -341,10 +347,6 @@ def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
         attempt.transition.state.value,
         attempt.outcome.answer or None,
     )
-
-
-def _claims(deliveries: Sequence[Delivery]) -> set[tuple[int, int]]:
-    return {(delivery.id, delivery.token) for delivery in deliveries}
 
 
 def _chunks(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:

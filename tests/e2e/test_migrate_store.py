@@ -374,6 +374,25 @@ def test_a_database_of_something_else_is_refused(small: Path, database: str) -> 
     assert tables_of(database) == {"deliveries"}
 
 
+def test_a_database_in_another_encoding_is_refused_before_anything_is_copied(
+    small: Path, server: str, database: str
+) -> None:
+    western = f"{database}_western"
+    create = f"CREATE DATABASE {western.rpartition('/')[2]} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(create.encode())
+    try:
+        refused = moved(small, western)
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert (
+            refused.stderr
+            == "the database is encoded in LATIN1, which can't hold every text; it must be UTF8\n"
+        )
+        assert tables_of(western) == set()
+    finally:
+        drop_database(server, western)
+
+
 def test_a_store_of_an_older_relay_is_brought_up_to_date_first(database: str, tmp_path: Path) -> None:
     path = tmp_path / "relay.db"
     first = resources.files("relay.store") / "migrations" / "sqlite" / "0001_initial.sql"

@@ -7,7 +7,7 @@ import pytest
 from relay import dispatcher
 from relay.store.steps import LEASE_SECONDS
 from tests.http.conftest import StartRelay
-from tests.http.world import Clock, Receiver, Running, until
+from tests.http.world import Clock, Receiver, Running, lives, until
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -17,6 +17,16 @@ LONG_RETRY = {"initial": "1h", "max": "2h", "factor": 1, "give_up_after": "30d"}
 @pytest.fixture(autouse=True)
 def quick_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "RENEW_SECONDS", 0.02)
+
+
+async def busy(relay: StartRelay, erp: Receiver) -> Running:
+    """Return a relay that is sending the first of three deliveries, while the others wait in memory."""
+    running = await relay(destinations={"erp": {"concurrency": 1}})
+    erp.otherwise = erp.hang
+    for number in range(3):
+        assert (await running.post({"eventId": f"before-{number}"})).status == 200
+    await erp.arrived(1)
+    return running
 
 
 def lease_until(running: Running) -> float:
@@ -37,12 +47,6 @@ def due_in(running: Running, clock: Clock) -> list[float]:
     return [due - clock() for (due,) in running.rows("SELECT due_at FROM deliveries WHERE state = 'pending'")]
 
 
-def lives(running: Running) -> bool:
-    """Tell whether no part of the relay has ended by a bug."""
-    parts = (running.relay._dispatcher.crashed, running.relay._store.died, *running.relay._chores)
-    return not any(part.done() for part in parts)
-
-
 def retried(running: Running, number: int) -> bool:
     return running.deliveries() == [("pending", 1)] * number
 
@@ -54,11 +58,7 @@ def retried(running: Running, number: int) -> bool:
 async def test_clock_set_forward_loses_nothing_of_what_waits_and_what_is_in_flight(
     relay: StartRelay, erp: Receiver, clock: Clock, hours: int
 ) -> None:
-    running = await relay(destinations={"erp": {"concurrency": 1}})
-    erp.otherwise = erp.hang
-    for number in range(3):
-        assert (await running.post({"eventId": f"before-{number}"})).status == 200
-    await erp.arrived(1)
+    running = await busy(relay, erp)
     clock.moved_seconds += hours * HOUR
     await a_round_of_leases(running, clock)
     assert (await running.post({"eventId": "after"})).status == 200
@@ -98,43 +98,17 @@ async def test_clock_set_forward_beyond_give_up_after_still_tries_once_more(
     assert [next_state for _, _, next_state in running.attempts()] == ["pending", "delivered"]
 
 
-async def test_claim_whose_lease_ran_out_is_put_back_and_not_sent(
-    relay: StartRelay,
-    erp: Receiver,
-    clock: Clock,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(dispatcher, "RENEW_SECONDS", HOUR)
-    caplog.set_level("INFO", "relay.lane")
-    running = await relay(destinations={"erp": {"concurrency": 1}})
-    erp.otherwise = erp.hang
-    for number in range(3):
-        await running.post({"eventId": str(number)})
-    await erp.arrived(1)
-    clock.moved_seconds += LEASE_SECONDS + 1
-    erp.release.set()
-    await running.settled("delivered", number=3)
-    released = [record.fields["number"] for record in caplog.records if record.msg == "deliveries.released"]  # type: ignore[attr-defined]
-    assert released == [2]
-    assert [request.headers["Idempotency-Key"] for request in erp.requests] == ["0", "1", "2"]
-
-
 async def test_renewed_claim_is_sent_after_its_first_lease(
     relay: StartRelay, erp: Receiver, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "relay.lane")
-    running = await relay(destinations={"erp": {"concurrency": 1}})
-    erp.otherwise = erp.hang
-    for number in range(3):
-        await running.post({"eventId": str(number)})
-    await erp.arrived(1)
+    running = await busy(relay, erp)
     for _ in range(3):
         clock.moved_seconds += LEASE_SECONDS / 2
         await a_round_of_leases(running, clock)
     erp.release.set()
     await running.settled("delivered", number=3)
-    assert "deliveries.released" not in [record.msg for record in caplog.records]
+    assert not {"deliveries.released", "claims.lost"} & {record.msg for record in caplog.records}
 
 
 # ---- back
@@ -143,11 +117,7 @@ async def test_renewed_claim_is_sent_after_its_first_lease(
 async def test_clock_set_back_holds_up_no_fresh_delivery(
     relay: StartRelay, erp: Receiver, clock: Clock
 ) -> None:
-    running = await relay(destinations={"erp": {"concurrency": 1}})
-    erp.otherwise = erp.hang
-    for number in range(3):
-        await running.post({"eventId": f"before-{number}"})
-    await erp.arrived(1)
+    running = await busy(relay, erp)
     clock.moved_seconds -= DAY
     await a_round_of_leases(running, clock)
     assert (await running.post({"eventId": "after"})).status == 200
@@ -160,11 +130,7 @@ async def test_clock_set_back_holds_up_no_fresh_delivery(
 async def test_clock_set_back_while_the_relay_is_down_holds_up_no_fresh_delivery(
     relay: StartRelay, erp: Receiver, clock: Clock
 ) -> None:
-    running = await relay(destinations={"erp": {"concurrency": 1}})
-    erp.otherwise = erp.hang
-    for number in range(3):
-        await running.post({"eventId": f"before-{number}"})
-    await erp.arrived(1)
+    running = await busy(relay, erp)
     await running.drain()
     erp.otherwise = 200
     clock.moved_seconds -= DAY

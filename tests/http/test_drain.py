@@ -82,6 +82,7 @@ async def test_relay_is_not_ready_and_takes_no_connections_while_draining(
     ready = await running.ask("/-/ready")
     assert (ready.status, ready.json) == (503, {"error": "the relay is stopping", "code": "unavailable"})
     assert (await running.ask("/-/healthy")).status == 200
+    assert (await running.metrics())["itscope_relay_ready", frozenset()] == 0
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*public)
     erp.release.set()

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from relay import app, dispatcher
 from tests.http.conftest import StartRelay
-from tests.http.world import DEADLINE_SECONDS, Clock, Receiver, Running, until
+from tests.http.world import DEADLINE_SECONDS, Clock, Receiver, Running, lives, until
 
 HOURS = 6 * 3600.0
 FAR = 1e9  # seconds; beyond every lease
@@ -40,27 +40,30 @@ def lease_until(running: Running) -> float:
     return float(instant)
 
 
-def lives(running: Running) -> bool:
-    """Tell whether no part of the relay has ended by a bug."""
-    parts = (running.relay._dispatcher.crashed, running.relay._store.died, *running.relay._chores)
-    return not any(part.done() for part in parts)
-
-
 # ---- leases
 
 
-async def test_clock_that_jumps_forward_frees_nothing_that_is_held(
-    relay: StartRelay, erp: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def quick_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatcher, "RENEW_SECONDS", 0.02)
-    running = await relay()
-    erp.otherwise = erp.hang
-    await running.post()
-    await erp.arrived(1)
+
+
+async def leases_run_out(running: Running, clock: Clock) -> None:
+    """Set the clock forward beyond every lease, and wait until a whole round has looked after them."""
     clock.moved_seconds += HOURS
     await until(lambda: lease_until(running) > clock())
     renewed = lease_until(running)
-    await until(lambda: lease_until(running) > renewed)  # so a whole round came between
+    await until(lambda: lease_until(running) > renewed)
+
+
+@pytest.mark.usefixtures("quick_leases")
+async def test_clock_that_jumps_forward_frees_nothing_that_is_held(
+    running: Running, erp: Receiver, clock: Clock
+) -> None:
+    erp.otherwise = erp.hang
+    await running.post()
+    await erp.arrived(1)
+    await leases_run_out(running, clock)
     erp.release.set()
     await running.settled("delivered")
     assert len(erp.requests) == 1
@@ -68,19 +71,13 @@ async def test_clock_that_jumps_forward_frees_nothing_that_is_held(
     assert lives(running)
 
 
-async def test_leases_of_a_lane_that_leaves_are_kept(
-    relay: StartRelay, erp: Receiver, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dispatcher, "RENEW_SECONDS", 0.02)
-    running = await relay()
+@pytest.mark.usefixtures("quick_leases")
+async def test_leases_of_a_lane_that_leaves_are_kept(running: Running, erp: Receiver, clock: Clock) -> None:
     erp.otherwise = erp.hang
     await running.post()
     await erp.arrived(1)
     await running.reload(destinations={"erp": {"timeout": "29s"}})
-    clock.moved_seconds += HOURS
-    await until(lambda: lease_until(running) > clock())
-    renewed = lease_until(running)
-    await until(lambda: lease_until(running) > renewed)
+    await leases_run_out(running, clock)
     erp.release.set()
     await running.settled("delivered")
     assert len(erp.requests) == 1

@@ -424,3 +424,9 @@ def merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, A
         else:
             result[key] = value
     return result
+
+
+def lives(running: Running) -> bool:
+    """Tell whether no part of the relay has ended by a bug."""
+    parts = (running.relay._dispatcher.crashed, running.relay._store.died, *running.relay._chores)
+    return not any(part.done() for part in parts)

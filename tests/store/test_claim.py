@@ -11,7 +11,8 @@ import pytest
 
 from relay.errors import StoreError, StoreUnavailableError
 from relay.model import DeliveryState
-from relay.store import Store, sqlite_upkeep
+from relay.store import Store, upkeep
+from relay.store.steps import LEASE_SECONDS
 from tests.store.opened import (
     START,
     Opened,
@@ -176,7 +177,7 @@ async def test_second_result_of_one_claim_changes_nothing(open_store: Opened) ->
     await accept(store, "e1")
     delivery = await claim_one(store)
     assert await store.record([attempt(delivery, DELIVERED)]) == [True]
-    assert await store.record([attempt(delivery, PENDING)]) == [False]
+    assert await store.record([attempt(delivery, PENDING, at=START + 1)]) == [False]
     assert await backlog(store) == owed()
     assert open_store.read("SELECT next_state FROM attempts") == [("delivered",)]
 
@@ -185,7 +186,7 @@ async def test_both_results_of_one_claim_at_once_count_as_one(store: Store) -> N
     await accept(store, "e1")
     delivery = await claim_one(store)
     recorded = await asyncio.gather(
-        store.record([attempt(delivery, DELIVERED)]), store.record([attempt(delivery, DELIVERED)])
+        *(store.record([attempt(delivery, DELIVERED, at=START + number)]) for number in range(2))
     )
     assert sorted(recorded) == [[False], [True]]
     assert await backlog(store) == owed()
@@ -211,7 +212,7 @@ async def test_many_results_together_reach_each_its_own_delivery(store: Store) -
 async def test_nothing_to_record_is_nothing(store: Store) -> None:
     assert await store.record([]) == []
     await store.release([])
-    await store.renew([], START)
+    assert await store.renew([], START) == []
 
 
 async def test_released_is_as_due_as_before_and_has_spent_no_attempt(store: Store) -> None:
@@ -260,7 +261,7 @@ async def test_expired_lease_of_a_claim_on_acceptance_is_claimed_again(store: St
 async def test_renewed_lease_does_not_expire(store: Store) -> None:
     await accept(store, "e1", "e2")
     renewed, _forgotten = await claim_all(store)
-    await store.renew([renewed], FAR)
+    assert await store.renew([renewed], FAR) == [replace(renewed, lease_until=FAR + LEASE_SECONDS)]
     assert await store.expire(FAR) == 1
     assert ids(await claim_all(store, now=FAR)) == ["e2"]
     assert await store.record([attempt(renewed, DELIVERED)]) == [True]
@@ -271,8 +272,10 @@ async def test_renewal_of_a_lost_claim_changes_nothing(store: Store) -> None:
     lost = await claim_one(store, now=START)
     await store.expire(START + 1000)
     await claim_one(store, now=START + 1000)
-    await store.renew([lost], FAR)
+    assert await store.renew([lost], FAR) == []
     assert await store.expire(FAR) == 1
+    held = await claim_one(store, now=START + 1000)
+    assert [one.claim for one in await store.renew([lost, held], FAR)] == [held.claim]
 
 
 async def test_crash_frees_what_was_in_flight(open_store: Opened) -> None:
@@ -466,7 +469,7 @@ async def test_retries_of_a_clock_that_was_ahead_are_brought_forward(store: Stor
 
 
 async def test_so_many_are_brought_forward_at_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_upkeep, "MAX_BROUGHT_FORWARD", 2)
+    monkeypatch.setattr(upkeep, "MAX_BROUGHT_FORWARD", 2)
     await accept(store, "e1", "e2", "e3")
     await store.record([attempt(one, PENDING, due_at=START + 9000) for one in await claim_all(store)])
     moved = [await store.bring_forward("erp", START, START) for _ in range(3)]

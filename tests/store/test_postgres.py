@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 
 import psycopg
+import psycopg_pool.base
 import pytest
 
 from relay.errors import StoreError, StoreUnavailableError
 from relay.model import DeliveryState, Owed, References
 from relay.store import Store
 from relay.store.postgres import STUCK_SECONDS, open_store
-from relay.store.repair import Change
+from relay.store.repair import Change, Page
 from relay.store.steps import LEASE_SECONDS
 from tests.postgres import PostgresServer, read_postgres
 from tests.store.opened import (
@@ -96,7 +99,7 @@ async def test_one_that_wakes_up_late_records_nothing_over_the_new_owner(both: t
     assert await other.expire(START + 1000 + LEASE_SECONDS) == 1
     taken_over = await claim_one(other)
     assert await late.record([attempt(stale, DeliveryState.DEAD)]) == [False]
-    await late.renew([stale], START + 5000)
+    assert await late.renew([stale], START + 5000) == []
     await late.release([stale])
     assert await backlog(other) == owed(in_flight=1, oldest=START)
     assert await other.record([attempt(taken_over, DELIVERED)]) == [True]
@@ -197,6 +200,15 @@ async def test_database_that_cannot_hold_every_text_is_refused(own_server: Postg
 # ---- a server that goes away
 
 
+async def back(store: Store) -> None:
+    """Wait until a store has found its server again."""
+    async with asyncio.timeout(30):
+        while True:
+            with contextlib.suppress(StoreUnavailableError):
+                return await store.probe()
+            await asyncio.sleep(0.1)
+
+
 async def test_whoever_finds_the_server_back_ends_its_absence_for_webhooks(
     frail: Store, own_server: PostgresServer
 ) -> None:
@@ -204,8 +216,19 @@ async def test_whoever_finds_the_server_back_ends_its_absence_for_webhooks(
     with pytest.raises(StoreUnavailableError):
         await offer(frail, event("refused"), {"erp": False})
     own_server.start()
-    await frail.probe()
+    await back(frail)
     offers = (offer(frail, event(f"e{number}"), {"erp": False}) for number in range(20))
+    assert not any(acceptance.duplicate for acceptance in await asyncio.gather(*offers))
+
+
+async def test_read_that_takes_too_long_keeps_no_webhook_out(
+    both: tuple[Store, Store], postgres_url: str
+) -> None:
+    with psycopg.connect(postgres_url) as connection:
+        connection.execute("LOCK TABLE quarantine IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(StoreUnavailableError, match="the database takes too long"):
+            await both[0].find_quarantined(None, Page(limit=1))
+    offers = (offer(both[0], event(f"e{number}"), {"erp": False}) for number in range(20))
     assert not any(acceptance.duplicate for acceptance in await asyncio.gather(*offers))
 
 
@@ -231,6 +254,50 @@ async def test_webhook_after_a_restart_is_stored(
     own_server.restart(how)
     await accept(frail, "after")
     assert ids(await claim_all(frail)) == ["before", "after"]
+
+
+async def test_server_that_was_away_for_long_is_found_again_soon(
+    frail: Store, own_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psycopg_pool.base.AttemptWithBackoff, "DELAY_BACKOFF", 1e6)  # as after days
+    own_server.stop()
+    for _ in range(3):
+        with pytest.raises(StoreUnavailableError, match="no connection: connection failed"):
+            await frail.probe()
+    own_server.start()
+    await back(frail)
+
+
+async def test_reason_why_there_is_no_connection_is_told(frail: Store, own_server: PostgresServer) -> None:
+    own_server.stop()
+    with pytest.raises(StoreUnavailableError, match=r"no connection: .*[Cc]onnection refused"):
+        await frail.probe()
+
+
+async def test_step_that_fails_when_nobody_waits_for_it_any_more_is_no_fault(
+    frail: Store, own_server: PostgresServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    own_server.stop()
+    waiting = asyncio.ensure_future(frail.probe())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(StoreUnavailableError):
+        await frail.claim("erp", fresh=True, limit=1, max_bytes=1, now=START)
+    gc.collect()
+    assert [record for record in caplog.records if record.name == "asyncio"] == []
+
+
+async def test_result_that_is_stored_already_counts_and_changes_nothing(
+    both: tuple[Store, Store], postgres_url: str
+) -> None:
+    store, _ = both
+    await accept(store, "e1", "e2")
+    first, second = await claim_all(store)
+    assert await store.record([attempt(first, DeliveryState.PENDING)]) == [True]
+    again = [attempt(first, DeliveryState.PENDING), attempt(second, DELIVERED)]
+    assert await store.record(again) == [True, True]  # as after a commit whose answer was lost
+    assert await backlog(store) == owed(pending=1, oldest=START)
+    assert read_postgres(postgres_url, "SELECT count(*) FROM attempts") == [(2,)]
 
 
 async def test_without_a_server_webhooks_are_refused_and_none_waits_for_long(

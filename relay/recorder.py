@@ -1,0 +1,113 @@
+"""Attempts to one destination that have ended, until the store has them: each is kept, recorded and counted.
+
+What follows for those that wait is the lane's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from relay.errors import StoreError, StoreUnavailableError
+from relay.metrics import LaneMetrics
+from relay.model import Attempt, DeliveryState
+from relay.store import Store
+
+_log = logging.getLogger(__name__)
+
+PAUSE_SECONDS = 1.0  # between tries to reach a store that is away
+
+
+class Recorder:
+    """Records the attempts of one lane."""
+
+    def __init__(self, store: Store, metrics: LaneMetrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._attempts: list[Attempt] = []
+        self._added = asyncio.Event()
+        self._closing = False
+
+    def add(self, attempt: Attempt) -> None:
+        """Take an attempt that has ended."""
+        self._attempts.append(attempt)
+        self._added.set()
+
+    def close(self) -> None:
+        """Learn that none is to follow."""
+        self._closing = True
+        self._added.set()
+
+    async def recorded(self) -> AsyncIterator[list[tuple[Attempt, bool]]]:
+        """Store what has ended, all at once, until the last; yield attempts and whether their claims held."""
+        is_away = False
+        while self._attempts or not self._closing:
+            await self._added.wait()
+            self._added.clear()
+            attempts = self._attempts[:]
+            if not attempts:
+                continue
+            try:
+                recorded = list(zip(attempts, await self._stored(attempts), strict=True))
+            except StoreUnavailableError as error:
+                # Kept and tried again; meanwhile the lane fills up and rests.
+                if not is_away:
+                    destination = attempts[0].delivery.destination
+                    fields = {"destination": destination, "number": len(attempts), "error": str(error)}
+                    _log.warning("attempts.not_recorded", extra={"fields": fields})
+                is_away = True
+                self._added.set()
+                await asyncio.sleep(PAUSE_SECONDS)
+                continue
+            is_away = False
+            del self._attempts[: len(attempts)]
+            for attempt, held in recorded:
+                if held:
+                    self._count(attempt)
+                else:
+                    _log.warning("delivery.claim_lost", extra={"fields": _fields(attempt)})
+            yield recorded
+
+    async def _stored(self, attempts: Sequence[Attempt]) -> list[bool]:
+        """Store attempts; one that the store refuses for good must not hold up the others."""
+        try:
+            return await self._store.record(attempts)
+        except StoreUnavailableError:
+            raise
+        except StoreError as error:
+            if len(attempts) > 1:
+                return [held for attempt in attempts for held in await self._stored([attempt])]
+            _log.critical("attempt.refused", extra={"fields": _fields(attempts[0])}, exc_info=error)
+            return [False]  # it stays claimed until its lease ends, and is tried again
+
+    def _count(self, attempt: Attempt) -> None:
+        state = attempt.transition.state
+        self._metrics.attempts[state].inc()
+        self._metrics.attempt_duration.observe(attempt.outcome.duration_seconds)
+        match state:
+            case DeliveryState.DELIVERED:
+                self._metrics.deliveries[state].inc()
+                ended_at = attempt.started_at + attempt.outcome.duration_seconds
+                self._metrics.delay.observe(max(0.0, ended_at - attempt.delivery.accepted_at))
+                if _log.isEnabledFor(logging.DEBUG):
+                    _log.debug("delivery.delivered", extra={"fields": _fields(attempt)})
+            case DeliveryState.DEAD:
+                self._metrics.deliveries[state].inc()
+                _log.error("delivery.dead", extra={"fields": _fields(attempt)})
+            case _:
+                _log.warning("delivery.retried", extra={"fields": _fields(attempt)})
+
+
+def _fields(attempt: Attempt) -> dict[str, Any]:
+    delivery = attempt.delivery
+    return {
+        "destination": delivery.destination,
+        "event_id": delivery.event.event_id,
+        "delivery": delivery.id,
+        "attempt": attempt.number,
+        "status": attempt.outcome.status,
+        "error": attempt.outcome.error,
+        "seconds": round(attempt.outcome.duration_seconds, 4),
+    }
