@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -18,6 +19,7 @@ from relay.payload import scalar_text
 
 SOURCE_FIELD = "source"
 _WILDCARDS = re.compile(r"[*?]")
+_Key = str | tuple[str, str]
 
 
 def _as_texts(value: Any) -> tuple[str, ...]:
@@ -95,19 +97,30 @@ class _Condition:
         return text in self.exact or any(pattern.fullmatch(text) for pattern in self.patterns)
 
 
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """One route, made ready."""
+
+    route: Route
+    match: tuple[_Condition, ...]
+    except_: tuple[_Condition, ...]
+
+
 class Router:
     """All routes of one configuration, ready to be matched. Immutable."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
-        self._rules = [(route, _conditions(route.match), _conditions(route.except_)) for route in routes]
+        self._rules = [_Rule(route, _conditions(route.match), _conditions(route.except_)) for route in routes]
         self._fields = frozenset(
-            condition.field for _, match, except_ in self._rules for condition in (*match, *except_)
+            condition.field for rule in self._rules for condition in (*rule.match, *rule.except_)
         )
+        self._index = _Index(self._rules)
 
     def destinations(self, source: str, payload: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the destinations of an event, each once, in the order in which routes name them."""
+        given = self._given(source, payload)
         found: dict[str, None] = {}
-        for route, finding, _ in self._walk(self._given(source, payload)):
+        for route, finding, _ in _walk(self._index.candidates(given), given):
             if finding is Finding.MATCHED:
                 found.update(dict.fromkeys(route.to))
         return tuple(found)
@@ -117,9 +130,9 @@ class Router:
         given = self._given(source, payload)
         findings = [
             Explanation(route, finding, _why(finding, failed, given))
-            for route, finding, failed in self._walk(given)
+            for route, finding, failed in _walk(self._rules, given)
         ]
-        rest = [route for route, _, _ in self._rules[len(findings) :]]
+        rest = [rule.route for rule in self._rules[len(findings) :]]
         stopped_by = findings[-1].route.name if findings else ""
         return findings + [
             Explanation(route, Finding.NOT_REACHED, f"route {stopped_by} matched and has stop: true")
@@ -132,18 +145,74 @@ class Router:
         texts[SOURCE_FIELD] = source
         return texts
 
-    def _walk(self, given: Mapping[str, str]) -> Iterator[tuple[Route, Finding, _Condition | None]]:
-        """Yield the finding for each route until one stops the walk, with the condition that failed."""
-        for route, match, except_ in self._rules:
-            failed = _first_failing(match, given)
-            if failed is not None:
-                yield route, Finding.NOT_MATCHED, failed
-            elif except_ and _first_failing(except_, given) is None:
-                yield route, Finding.EXCEPTED, None
-            else:
-                yield route, Finding.MATCHED, None
-                if route.stop:
-                    return
+
+class _Index:
+    """Finds the few of many rules that may match, so that the others cost nothing.
+
+    Each rule is filed under one field of its `match`, by the texts that this must be or, where they have
+    wildcards, by what comes before the first and after the last of these.
+    """
+
+    def __init__(self, rules: Sequence[_Rule]) -> None:
+        self._rules = rules
+        self._anywhere = [place for place, rule in enumerate(rules) if not rule.match]
+        self._whole: dict[str, dict[str, list[int]]] = {}
+        self._ends: dict[str, dict[tuple[int, int], dict[tuple[str, str], list[int]]]] = {}
+        shared = Counter((one.field, key) for rule in rules for one in rule.match for key in _keys(one))
+        for place, rule in enumerate(rules):
+            if rule.match:
+                self._file(place, min(rule.match, key=lambda one: _weight(one, shared)))
+
+    def _file(self, place: int, condition: _Condition) -> None:
+        for key in _keys(condition):
+            match key:
+                case str():
+                    self._whole.setdefault(condition.field, {}).setdefault(key, []).append(place)
+                case begin, end:
+                    by_lengths = self._ends.setdefault(condition.field, {})
+                    by_ends = by_lengths.setdefault((len(begin), len(end)), {})
+                    by_ends.setdefault(key, []).append(place)
+
+    def candidates(self, given: Mapping[str, str]) -> list[_Rule]:
+        """Return the rules that may match, in order."""
+        places = set(self._anywhere)
+        for field_, by_text in self._whole.items():
+            places.update(by_text.get(given.get(field_, ""), ()))
+        for field_, by_lengths in self._ends.items():
+            text = given.get(field_, "")
+            for (begin, end), by_ends in by_lengths.items():
+                places.update(by_ends.get((text[:begin], text[len(text) - end :]), ()))
+        return [self._rules[place] for place in sorted(places)]
+
+
+def _keys(condition: _Condition) -> list[_Key]:
+    """Return what texts a condition is filed by: whole ones, or their ends."""
+    keys: list[_Key] = []
+    for text in condition.texts:
+        parts = _WILDCARDS.split(text)
+        keys.append(text if len(parts) == 1 else (parts[0], parts[-1]))
+    return keys
+
+
+def _weight(condition: _Condition, shared: Mapping[tuple[str, _Key], int]) -> int:
+    """Return how many rules would be looked at for all that this condition lets through."""
+    return sum(shared[condition.field, key] for key in _keys(condition))
+
+
+def _walk(
+    rules: Iterable[_Rule], given: Mapping[str, str]
+) -> Iterator[tuple[Route, Finding, _Condition | None]]:
+    """Yield the finding for each of some rules until one stops the walk, with the condition that failed."""
+    for rule in rules:
+        failed = _first_failing(rule.match, given)
+        if failed is not None:
+            yield rule.route, Finding.NOT_MATCHED, failed
+        elif rule.except_ and _first_failing(rule.except_, given) is None:
+            yield rule.route, Finding.EXCEPTED, None
+        else:
+            yield rule.route, Finding.MATCHED, None
+            if rule.route.stop:
+                return
 
 
 def _first_failing(conditions: Iterable[_Condition], given: Mapping[str, str]) -> _Condition | None:

@@ -316,6 +316,26 @@ def test_destinations_are_those_of_the_contracts_rules(
     assert len(found) == len(set(found))
 
 
+def test_many_routes_are_walked_in_their_order() -> None:
+    routes: list[dict[str, Any]] = [
+        {"match": {"orderId": f"{number}*"}, "to": ["other"]} for number in range(100)
+    ]
+    routes[1] = {"match": {"eventType": "ORDER"}, "to": ["first"]}
+    routes[8] = {"match": {"orderId": "*-SAMPLE-*"}, "to": ["second"]}
+    routes[64] = {"match": {"transactionStatus": "SENT"}, "to": ["third"], "stop": True}
+    routes[99] = {"to": ["fourth"]}
+    assert router(*routes).destinations("itscope", ORDER) == ("first", "second", "other", "third")
+
+
+def test_of_many_routes_those_are_looked_at_whose_rarest_field_may_hold() -> None:
+    routes: list[dict[str, Any]] = []
+    for number in range(100):
+        routes.append({"match": {"eventType": "ORDER", "orderId": f"{number}-?"}, "to": ["erp"]})
+        routes.append({"match": {"orderId": [f"x{number}", f"{number}*"], "eventType": "O*"}, "to": ["erp"]})
+    looked_at = router(*routes)._index.candidates({"eventType": "ORDER", "orderId": "77-x"})
+    assert [rule.route.match["orderId"] for rule in looked_at] == [("x7", "7*"), ("77-?",), ("x77", "77*")]
+
+
 @given(st.lists(ROUTE, max_size=5), PAYLOADS)
 def test_explanation_and_destinations_agree(
     routes: list[Mapping[str, Any]], payload: Mapping[str, Any]
