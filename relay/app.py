@@ -268,7 +268,8 @@ class Relay:
     async def _probe(self) -> str | None:
         """Return why the store can't write, None if it can."""
         try:
-            await asyncio.wait_for(self._store.probe(), PROBE_SECONDS)
+            async with asyncio.timeout(PROBE_SECONDS):
+                await self._store.probe()
         except StoreError as error:
             return str(error)
         except TimeoutError:

@@ -24,8 +24,8 @@ from relay.store.steps import LEASE_SECONDS
 _log = logging.getLogger(__name__)
 
 RENEW_SECONDS = LEASE_SECONDS / 3
-# A relay frees the claims of others only if it looked after its own this short a time ago, by the wall clock:
-# so after an outage of the store or a sleep of the machine, all have the time to renew theirs first.
+# A relay frees the claims of others only if it has looked after its own for a while without such a gap, by
+# the wall clock: after an outage of the store or a sleep of the machine, all have the time to renew theirs.
 STEADY_SECONDS = LEASE_SECONDS / 2
 GRACE_SECONDS = 5.0  # after a lease, for other clocks and for attempts that ended with it
 RETRY_SECONDS = 1.0  # where the store couldn't
@@ -151,31 +151,37 @@ class Dispatcher:
         clock = asyncio.get_running_loop().time
         ahead = math.inf  # how far the wall clock is: at the start, it may have been set back before
         renewed_at = -math.inf
+        is_away = False
         while True:
-            self._lapsing.clear()
             now = self._now()
             try:
                 await self._renew(now)
-                if now - renewed_at < STEADY_SECONDS:
+                if not 0 <= now - renewed_at < STEADY_SECONDS:
+                    steady_since = now
+                if now - steady_since >= RENEW_SECONDS / 2:
                     await self._expire(now)
-                renewed_at = now
                 if now - clock() < ahead - JUMP_SECONDS:
                     await self._bring_forward(now)
-                ahead = now - clock()
-            except StoreError:
-                renewed_at = -math.inf
+            except StoreError as error:
+                if not is_away:
+                    _log.warning("leases.not_renewed", extra={"fields": {"error": str(error)}})
+                is_away, renewed_at = True, -math.inf
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
+            is_away, renewed_at, ahead = False, now, now - clock()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._lapsing.wait(), RENEW_SECONDS)
+                async with asyncio.timeout(RENEW_SECONDS):
+                    await self._lapsing.wait()
 
     async def _renew(self, now: float) -> None:
-        lanes = [*self._lanes.values(), *self._leaving.values()]
-        held = [delivery for lane in lanes for delivery in lane.held]
-        kept = {delivery.claim: delivery for delivery in await self._store.renew(held, now)}
-        lost = {delivery.claim for delivery in held} - kept.keys()
-        for lane in lanes:
-            lane.renewed(kept, lost)
+        for lane in [
+            *self._lanes.values(),
+            *self._leaving.values(),
+        ]:  # one after the other bounds a statement
+            held = list(lane.held)
+            kept = {delivery.claim: delivery for delivery in await self._store.renew(held, now)}
+            lane.renewed(kept, {delivery.claim for delivery in held} - kept.keys())
+        self._lapsing.clear()  # whoever asked for it meanwhile has it
 
     async def _expire(self, now: float) -> None:
         if expired := await self._store.expire(now - GRACE_SECONDS):

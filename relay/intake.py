@@ -93,10 +93,11 @@ class Intake:
     def put_back(self, delivery: Delivery) -> None:
         """Let one wait again that was not sent after all, before the others."""
         self.sending -= 1
-        self.waiting.appendleft(delivery)
+        self.waiting.appendleft(self._held[delivery.claim])  # it may have a new lease
 
     def renew(self, kept: Mapping[Claim, Delivery], lost: AbstractSet[Claim]) -> list[Delivery]:
-        """Take the new leases of what waits; what is lost waits no more, and is returned."""
+        """Take the new leases; what is lost while it waits does so no more, and is returned."""
+        self._held.update((claim, kept[claim]) for claim in kept.keys() & self._held.keys())
         waiting, self.waiting = self.waiting, deque()
         gone = []
         for delivery in waiting:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from relay.config import Destination
+from relay.connections import REST_SECONDS
 from relay.delivery import NotTriedError, Sender
 from relay.errors import StoreError
 from relay.gate import Gate
@@ -42,7 +43,7 @@ LOOK_SECONDS = 30.0  # a maintenance window is noticed by then at the latest, sh
 KEPT_SHARE = 4  # one in so many attempts at the same time is kept for deliveries never tried
 # An attempt begins only if its claim outlasts it, so that nobody else begins one beside it. Where an answer
 # may take longer, the claim is renewed meanwhile, as long as the store is there.
-OUTLAST_SECONDS = LEASE_SECONDS / 2
+OUTLAST_SECONDS = LEASE_SECONDS / 2 + REST_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,7 @@ class Lane:
         self._now = shared.now
         self._crashed = shared.crashed
         self._lapsing = shared.lapsing
-        self._outlast_seconds = min(destination.timeout.total_seconds(), OUTLAST_SECONDS)
+        self._outlast_seconds = min(destination.timeout.total_seconds() + REST_SECONDS, OUTLAST_SECONDS)
         self._sender = Sender(destination, shared.now)
         room = _room(destination)
         self._fresh, self._again = Intake(fresh=True, room=room), Intake(fresh=False, room=room)
@@ -196,6 +197,8 @@ class Lane:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._recording, LAST_RECORD_SECONDS)
             # Cut off in the middle, or not recorded: tried again, without having spent an attempt.
+            for intake in self._intakes:
+                intake.waiting.clear()
             await self._release(self.held)
         finally:  # whoever closes may give up first, as when the disk hangs
             for task in (self._refiller, self._recording, *self._workers):

@@ -23,7 +23,7 @@ from relay.model import Acceptance, Attempt, Delivery, Event, Owed, Quarantined,
 from relay.store import Backlog, Claimed, Purged
 from relay.store import postgres_find as finding
 from relay.store import postgres_repair as repairing
-from relay.store import postgres_upkeep as upkeep
+from relay.store import postgres_upkeep as tending
 from relay.store.admission import Admission
 from relay.store.batches import Batches
 from relay.store.postgres_backlog import read_backlog
@@ -73,7 +73,7 @@ class PostgresStore:
         self._holder = uuid.uuid4().hex
         self._steps = Steps()
         self._admission = Admission()
-        self._away = False  # as the last webhooks or attempts found it, or anybody since
+        self._away = False  # as the last webhooks or attempts found it; whoever finds it there says so
         self._quarantining = asyncio.Semaphore()  # who posts rubbish waits for others who do
         self._accepting: Batches[Offer, Acceptance] = Batches(self._accept, self._died)
         self._recording: Batches[Sequence[Attempt], list[bool]] = Batches(self._record, self._died, size=len)
@@ -91,7 +91,7 @@ class PostgresStore:
     async def quarantine(self, request: Quarantined) -> None:
         with self._admitted(len(request.body)):
             async with self._quarantining:
-                await self._in_transaction(upkeep.quarantine, request)
+                await self._in_transaction(tending.quarantine, request)
 
     async def claim(
         self, destination: str, *, fresh: bool, limit: int, max_bytes: int, now: float
@@ -108,21 +108,21 @@ class PostgresStore:
         return await self._at_once(self._steps.renew, deliveries, now)
 
     async def bring_forward(self, destination: str, latest_due_at: float, now: float) -> int:
-        return await self._in_transaction(upkeep.bring_forward, destination, latest_due_at, now)
+        return await self._in_transaction(tending.bring_forward, destination, latest_due_at, now)
 
     async def expire(self, now: float) -> int:
         return await self._at_once(self._steps.expire, now)
 
     async def purge(self, after: int, accepted_before: float, limit: int) -> Purged:
         return await self._in_transaction(
-            upkeep.purge, self._holder, after, accepted_before, limit, time.time()
+            tending.purge, self._holder, after, accepted_before, limit, time.time()
         )
 
     async def backlog(self) -> dict[str, Backlog]:
         return await self._reading(read_backlog)
 
     async def probe(self) -> None:
-        await self._in_transaction(upkeep.probe, time.time())
+        await self._in_transaction(tending.probe, time.time())
 
     async def close(self) -> None:
         await self._accepting.close()
@@ -139,9 +139,10 @@ class PostgresStore:
         started = time.perf_counter()
         try:
             result = await self._tried(step)
-        except StoreUnavailableError:
+        except StoreUnavailableError as error:
             self._away = True
-            await self._pool.drain()
+            if isinstance(error.__cause__, TimeoutError):  # the server hangs, or is gone without a word
+                await self._pool.drain()
             raise
         self._committed(time.perf_counter() - started)
         return result
@@ -269,7 +270,8 @@ class PostgresStore:
                     raise StoreError(f"the database refused it: {text(error)}") from error
                 if connection is not None:  # the server has restarted, maybe, or is a standby now
                     await self._pool.drain()
-                # What was committed all the same does no harm when it is repeated: every step looks first.
+                # What was committed all the same does no harm when it is repeated: steps look first, and
+                # claims that nobody has been told of end with their lease.
                 if not (left and is_broken):
                     why = self._pool.explain(error)
                     raise StoreUnavailableError(f"the database can't be used: {why}") from error
@@ -299,8 +301,8 @@ async def open_store(url: str, committed: Callable[[float], None]) -> PostgresSt
         async with await psycopg.AsyncConnection.connect(**arguments(url)) as connection:
             await configure(connection)
             await migrate(connection)
+        pool = Pool(url)
+        await pool.open(wait=True)
     except psycopg.Error as error:
         raise StoreError(f"can't open the store: {text(error)}") from error
-    pool = Pool(url)
-    await pool.open()
     return PostgresStore(pool, committed)

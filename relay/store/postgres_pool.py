@@ -16,7 +16,7 @@ logging.getLogger("psycopg").setLevel(logging.ERROR)  # who uses the store says 
 
 MAX_CONNECTIONS = 8  # of one relay
 CONNECT_SECONDS = 5
-CONNECTION_SECONDS = 1.0  # to get one that is free
+CONNECTION_SECONDS = 2.0  # to get one that is free, made where need be
 # The pool waits twice as long after each failure, without a bound, and begins anew for whoever asks after
 # this: or the database would be away for twice as long as it is.
 RECONNECT_SECONDS = 2.0
@@ -66,6 +66,15 @@ class Pool(AsyncConnectionPool[Connection]):
             open=False,
             name="store",
         )
+
+    async def getconn(self, timeout: float | None = None) -> Connection:  # noqa: ASYNC109 (the pool's)
+        """Return a connection; as the pool's own, which remembers whoever gave up until there is one."""
+        try:
+            return await super().getconn(timeout)
+        except BaseException:
+            while self._waiting and self._waiting[0].error is not None:
+                self._waiting.popleft()
+            raise
 
     def explain(self, error: BaseException) -> str:
         """Return what is wrong where something on a connection failed, or none was to be had."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import apsw
 
-from relay.errors import StoreError
+from relay.errors import StoreError, StoreUnavailableError
 from relay.model import (
     Acceptance,
     Attempt,
@@ -44,7 +44,7 @@ from relay.store.repair import (
     QuarantineRecord,
     Replay,
 )
-from relay.store.sqlite_backlog import OpenCounts, oldest_open
+from relay.store.sqlite_backlog import OpenCounts, begin_to_count, count_open, oldest_open
 from relay.store.sqlite_check import DAMAGED, BackgroundCheck, check_at_start, damaged
 from relay.store.sqlite_file import connect, lock, migrate, set_durability
 from relay.store.sqlite_find import Finder
@@ -72,7 +72,8 @@ class SqliteStore:
             _release_all(writer)
             self._scraping, self._finding = (Reader(path, self._fail) for _ in range(2))
             self._finder = Finder(self._finding.connection)
-            self._open = OpenCounts(writer)
+            self._open = OpenCounts()
+            begin_to_count(self._scraping.connection)
             self._admission = Admission()
             self._steps, self._upkeep = Steps(writer), Upkeep(writer)
             self._repairs = RepairSteps(writer, self._steps)
@@ -80,6 +81,7 @@ class SqliteStore:
             os.close(self._lock)
             raise
         self._commits = GroupCommit(writer, committed)
+        self._counting = asyncio.ensure_future(self._count())
         self._check = None if was_checked else BackgroundCheck(path, self._commits.fail)
 
     # ---- the steps, as the event loop calls them
@@ -134,6 +136,7 @@ class SqliteStore:
         return await self._commits.submit(self._upkeep.purge, (after, accepted_before, limit))
 
     async def backlog(self) -> dict[str, Backlog]:
+        await asyncio.shield(self._counting)
         oldest = partial(oldest_open, self._scraping.connection, self._open.destinations)
         return self._open.backlogs(await self._scraping.read(oldest))
 
@@ -144,9 +147,20 @@ class SqliteStore:
         if self._check is not None:
             await self._check.stop()
         await self._commits.close()
+        await self._counting
         await self._scraping.close()
         await self._finding.close()
         os.close(self._lock)
+
+    async def _count(self) -> None:
+        """Add what was stored at the start to what has changed since."""
+        try:
+            self._open.add(await self._scraping.read(partial(count_open, self._scraping.connection)))
+        except (
+            StoreUnavailableError,
+            UnicodeDecodeError,
+        ) as error:  # the latter: a text that nobody has written
+            self._fail(error)
 
     def _fail(self, error: Exception) -> None:
         """Learn that the file is damaged."""
@@ -242,7 +256,7 @@ def open_store(path: Path, committed: Callable[[float], None]) -> SqliteStore:
     """
     try:
         return SqliteStore(path, committed)
-    except (*DAMAGED, UnicodeDecodeError) as error:  # the latter: a text that nobody has written
+    except DAMAGED as error:
         raise damaged(path, error) from error
     except apsw.Error as error:
         raise StoreError(f"can't open the store {path}: {error}") from error

@@ -1,6 +1,7 @@
-"""What each destination is still owed: counts kept on the event loop after each commit.
+"""What each destination is still owed: counted once, and kept up to date on the event loop after each commit.
 
-So a scrape need not count. Owns those counts, and the query for the oldest of what is owed.
+So a scrape need not count, and a start need not wait for it. Owns those counts, and the query for the oldest
+of what is owed.
 """
 
 from __future__ import annotations
@@ -22,17 +23,36 @@ _COUNTED = (
 )
 
 
+def begin_to_count(connection: apsw.Connection) -> None:
+    """Have a connection see what is stored now, and nothing of what is stored later, until `count_open`."""
+    connection.execute("BEGIN")
+    _ = connection.execute("SELECT 1 FROM deliveries LIMIT 1").get
+
+
+def count_open(connection: apsw.Connection) -> list[tuple[str, DeliveryState, int]]:
+    """Return how many deliveries each destination was owed when it was begun to count, by state."""
+    try:
+        return [
+            (destination, state, number)
+            for state, which in _COUNTED
+            for destination, number in connection.execute(
+                f"SELECT destination, count(*) FROM deliveries WHERE {which} GROUP BY 1"  # noqa: S608
+            )
+        ]
+    finally:
+        connection.execute("ROLLBACK")
+
+
 class OpenCounts:
     """The number of open deliveries by destination and state."""
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        """Count what is stored."""
+    def __init__(self) -> None:
         self._counts: dict[tuple[str, DeliveryState], int] = {}
-        for state, which in _COUNTED:
-            for destination, number in connection.execute(
-                f"SELECT destination, count(*) FROM deliveries WHERE {which} GROUP BY 1"  # noqa: S608
-            ):
-                self.move(destination, None, state, number)
+
+    def add(self, counted: Iterable[tuple[str, DeliveryState, int]]) -> None:
+        """Add what was stored before the first move."""
+        for destination, state, number in counted:
+            self.move(destination, None, state, number)
 
     @property
     def destinations(self) -> list[str]:

@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 # Tried again, it would be the same: storage has lost or changed what was written.
 DAMAGED = (apsw.CorruptError, apsw.NotADBError)
 
-# For looking before the relay listens: webhooks are refused meanwhile. A start, with a large backlog that is
-# counted, must take less than three seconds.
-CHECK_SECONDS = 2.0
+# For looking before the relay listens: webhooks are refused meanwhile. A start must take less than three
+# seconds.
+CHECK_SECONDS = 1.0
 # Of SQLite's virtual machine, or pages, between two looks at the time: some milliseconds.
 _STEPS_BETWEEN_LOOKS = 200
 # The first looks at the form of every page, and at 100 MB in a tenth of a second or so. The second takes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import apsw
 import pytest
 
 from relay import dispatcher
@@ -130,10 +131,39 @@ async def test_after_a_sleep_of_the_machine_others_have_time_to_renew_their_clai
     running = await busy(relay, erp, 2)
     await claimed_elsewhere(running, clock)
     clock.moved_seconds += LEASE_SECONDS + GRACE_SECONDS + 1
-    erp.release.set()
+    answered, erp.release = erp.release, asyncio.Event()
+    answered.set()
     await erp.arrived(2)  # so leases were looked after
-    await until(lambda: not leases(running))
+    (renewed,) = leases(running)
+    clock.moved_seconds += 1
+    running.relay._dispatcher._lapsing.set()  # another round, at once
+    await until(lambda: leases(running) > [renewed])
     assert len(leases(running, "their-erp")) == 1
+
+
+@pytest.mark.usefixtures("rounds")
+async def test_leases_that_can_not_be_renewed_are_told_once(
+    relay: StartRelay, erp: Receiver, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "RETRY_SECONDS", 0.01)
+    running = await busy(relay, erp, 1)
+    connection = running.relay._store._commits._connection  # type: ignore[attr-defined]
+    connection.set_busy_timeout(1)
+    writer = apsw.Connection(str(running.folder / "relay.db"))
+
+    async def tells(fact: str, number: int) -> None:
+        await until(lambda: [record.msg for record in caplog.records].count(fact) >= number)
+
+    for _outage in range(2):
+        caplog.clear()
+        writer.execute("BEGIN IMMEDIATE").fetchall()
+        await tells("leases.not_renewed", 1)
+        await tells("store.unavailable", 5)
+        writer.execute("ROLLBACK").fetchall()
+        assert [record.msg for record in caplog.records].count("leases.not_renewed") == 1
+        renewed = leases(running)
+        await until(lambda: leases(running) > renewed)  # noqa: B023 (it is awaited here)
+    writer.close()
 
 
 @pytest.mark.usefixtures("rounds")

@@ -194,8 +194,17 @@ async def test_text_that_nobody_has_written_is_damage(path: Path, monkeypatch: p
     content = path.read_bytes()
     assert content.count(b"erp") >= EVENTS
     path.write_bytes(content.replace(b"erp", b"\xff\xfe\xfd"))
-    with pytest.raises(StoreError, match=sentence(path)):
-        open_store(path, lambda _: None)
+    opened = open_store(path, lambda _: None)
+    assert re.match(sentence(path), await died(opened))
+    await opened.close()
+
+
+async def test_what_was_stored_before_is_counted_with_what_has_changed_since(path: Path) -> None:
+    opened = open_store(path, lambda _: None)
+    await accept(opened, "since", to=["erp", "mes"])  # before it is counted, or after: the same
+    pending = {name: one.counts[DeliveryState.PENDING] for name, one in (await opened.backlog()).items()}
+    assert (pending["erp"], pending["mes"]) == (EVENTS + 1, 1)
+    await opened.close()
 
 
 async def test_whole_file_has_all_it_had(store: SqliteStore) -> None:
