@@ -81,6 +81,7 @@ class GroupCommit:
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._queue: SimpleQueue[_Operation[Any, Any] | None] = SimpleQueue()
+        self._gathered: list[_Operation[Any, Any]] = []  # for the queue, once the loop has done what is ready
         self._dead = False
         self._why = _ENDED
         self._busy_since: float | None = None
@@ -94,7 +95,7 @@ class GroupCommit:
     @property
     def waiting(self) -> int:
         """How many operations wait for a transaction."""
-        return self._queue.qsize()
+        return self._queue.qsize() + len(self._gathered)
 
     @property
     def stuck(self) -> bool:
@@ -113,8 +114,16 @@ class GroupCommit:
         if self._dead:
             done.set_exception(StoreUnavailableError(self._why))
         else:
-            self._queue.put(_Operation(apply, item, done))
+            if not self._gathered:
+                # The thread would wake for the first one, and commit it before the others have come.
+                self._loop.call_soon(self._flush)
+            self._gathered.append(_Operation(apply, item, done))
         return done
+
+    def _flush(self) -> None:
+        for operation in self._gathered:
+            self._queue.put(operation)
+        self._gathered.clear()
 
     def fail(self, error: StoreError) -> None:
         """End the thread since the database is damaged, and acknowledge nothing more; any thread may call."""
@@ -123,6 +132,7 @@ class GroupCommit:
     async def close(self) -> None:
         """Commit what waits, end the thread and close the connection."""
         self._dead = True
+        self._flush()
         self._queue.put(None)
         await self._ended
 
@@ -169,6 +179,7 @@ class GroupCommit:
             self._why = str(error)
             self.died.set_exception(error)
         self._dead = True
+        self._flush()
         with contextlib.suppress(Empty):
             while True:
                 if (operation := self._queue.get_nowait()) is not None:

@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import apsw
@@ -33,7 +34,7 @@ from relay.store.steps import LEASE_SECONDS, Offer, Wish
 
 _log = logging.getLogger(__name__)
 
-_CHUNKS = (64, 16, 4, 1)  # rows a statement: few sizes, so that every statement stays prepared
+_CHUNKS = (1, 4, 16, 64, 256)  # rows a statement: few sizes, so that every statement stays prepared
 
 
 class Steps:
@@ -61,7 +62,8 @@ class Steps:
         self._write(
             "INSERT INTO events (id, source, event_id, received_at, content_type, event_type,"
             " transaction_status, trace_id, unrouted, body, order_id, itscope_order_id, document_id,"
-            " transaction_id) VALUES {rows} ON CONFLICT (source, event_id) DO NOTHING",
+            " transaction_id) SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL"
+            " ON CONFLICT (source, event_id) DO NOTHING",
             [_event_row(id_, offer) for id_, offer in zip(ids, offers, strict=True)],
         )
         stored = set(ids)
@@ -123,7 +125,7 @@ class Steps:
             acceptances.append(Acceptance(duplicate=False, conflicting=False, claimed=tuple(claimed)))
         self._write(
             "INSERT INTO deliveries (id, event, destination, state, accepted_at, due_at, token, lease_until,"
-            " order_key, blocked) VALUES {rows}",
+            " order_key, blocked) SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
             rows,
         )
         return acceptances
@@ -199,7 +201,7 @@ class Steps:
             raise StoreError("an attempt can't lead there")
         self._write(
             "INSERT INTO attempts (delivery, number, started_at, duration_seconds, status, error, next_state,"
-            " answer) VALUES {rows}",
+            " answer) SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL",
             [_attempt_row(attempt) for attempt in valid],
         )
         self._write(
@@ -301,11 +303,11 @@ class Steps:
         return [[destination for _, destination in expired], *([] for _ in instants[1:])]
 
     def _write(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Run a statement with `{rows}` for all rows, many at a time."""
+        """Run a statement with `{rows}` for all rows, many at a time; it must pass over those of NULLs."""
         for chunk in _chunks(rows):
             marks = "(" + ",".join("?" * len(chunk[0])) + ")"
             self._connection.execute(
-                sql.format(rows=",".join([marks] * len(chunk))), [value for row in chunk for value in row]
+                sql.format(rows=",".join([marks] * len(chunk))), [*chain.from_iterable(chunk)]
             )
 
     def _highest(self, table: str) -> int:
@@ -350,8 +352,8 @@ def _attempt_row(attempt: Attempt) -> tuple[Any, ...]:
 
 
 def _chunks(rows: Sequence[tuple[Any, ...]]) -> Iterator[Sequence[tuple[Any, ...]]]:
-    start = 0
-    for size in _CHUNKS:
-        while len(rows) - start >= size:
-            yield rows[start : start + size]
-            start += size
+    """Yield rows in as few parts as their sizes allow, the last one filled up with NULLs."""
+    for start in range(0, len(rows), _CHUNKS[-1]):
+        chunk = rows[start : start + _CHUNKS[-1]]
+        size = next(size for size in _CHUNKS if size >= len(chunk))
+        yield [*chunk, *[(None,) * len(chunk[0])] * (size - len(chunk))]
