@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import hashlib
 import hmac
 import ipaddress
 import logging
@@ -155,7 +156,7 @@ class Authenticator(BasicAuthMiddleware):
         header = request.headers.get(hdrs.AUTHORIZATION)
         if header is None or len(header) > MAX_HEADER_LENGTH:
             return False
-        digest = hmac.digest(self._key, header.encode("utf-8", "surrogateescape"), "sha256")
+        digest = hashlib.blake2b(header.encode("utf-8", "surrogateescape"), key=self._key).digest()
         if digest in self._remembered:
             return len(request.headers.getall(hdrs.AUTHORIZATION)) == 1
         if not await super().authenticate(request):

@@ -13,6 +13,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 from aiohttp import StreamReader, hdrs, web
@@ -31,6 +32,7 @@ _log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = "5"
 _PARSED_ASIDE_FROM_BYTES = 64 << 10
+_UNORDERED = {claim: Owed(claim) for claim in (False, True)}
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -99,8 +101,12 @@ class Ingress:
         self._under_way = 0
         self._store = store
         self._lanes = lanes
-        self._metrics = metrics
         self._now = now
+        # Looking a child up costs more than counting. There are few: labels are of closed sets.
+        self._requests = cache(metrics.requests.labels)
+        self._events = cache(metrics.events.labels)
+        self._last_event = cache(metrics.last_event.labels)
+        self._unrouted = metrics.unrouted
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -122,7 +128,7 @@ class Ingress:
             response = error_response(refused.status, refused.message, refused.headers)
         if self.draining:
             response.force_close()
-        self._metrics.requests.labels(source, response.status).inc()
+        self._requests(source, response.status).inc()
         return response
 
     async def _accept(self, request: web.BaseRequest, config: IngressConfig, source: str) -> web.Response:
@@ -176,7 +182,10 @@ class Ingress:
     ) -> web.Response:
         """Store an event for the destinations that have an order key, or None, and answer."""
         room = self._lanes.reserve(tuple(order_keys), len(event.body))
-        owed = {name: Owed(claim, order_keys[name]) for name, claim in room.claims.items()}
+        owed = {
+            name: _UNORDERED[claim] if (key := order_keys[name]) is None else Owed(claim, key)
+            for name, claim in room.claims.items()
+        }
         claimed: Sequence[Delivery] | None = None
         try:
             acceptance = await self._store.accept(event, references, owed)
@@ -193,9 +202,9 @@ class Ingress:
 
     def _answer_accepted(self, event: Event, destinations: tuple[str, ...]) -> web.Response:
         self._count(event.source, event.event_type, "accepted")
-        self._metrics.last_event.labels(event.source).set(event.received_at)
+        self._last_event(event.source).set(event.received_at)
         if not destinations:
-            self._metrics.unrouted.labels(event.source).inc()
+            self._unrouted.labels(event.source).inc()
             _log.warning("event.unrouted", extra={"fields": _fields(event)})
         elif _log.isEnabledFor(logging.DEBUG):
             _log.debug("event.accepted", extra={"fields": {**_fields(event), "destinations": destinations}})
@@ -237,7 +246,7 @@ class Ingress:
         )
 
     def _count(self, source: str, event_type: str | None, outcome: str) -> None:
-        self._metrics.events.labels(source, event_type_label(event_type), outcome).inc()
+        self._events(source, event_type_label(event_type), outcome).inc()
 
 
 async def _read(request: web.BaseRequest, config: IngressConfig) -> bytes:

@@ -68,7 +68,8 @@ def event_id(payload: Mapping[str, Any], body: bytes) -> str:
 
 def kept_text(payload: Mapping[str, Any], field: str) -> str | None:
     """Return a scalar field as kept beside the body, cut at MAX_KEPT_LENGTH; None where there is none."""
-    text = scalar_text(payload.get(field))
+    value = payload.get(field)
+    text = value if type(value) is str else scalar_text(value)  # as nearly all are
     return None if text is None else text[:MAX_KEPT_LENGTH]
 
 

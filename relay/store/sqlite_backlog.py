@@ -74,8 +74,8 @@ class OpenCounts:
             return
         claimed = {delivery.destination for delivery in acceptance.claimed}
         for destination in owed:
-            state = DeliveryState.IN_FLIGHT if destination in claimed else DeliveryState.PENDING
-            self.move(destination, None, state)
+            key = (destination, DeliveryState.IN_FLIGHT if destination in claimed else DeliveryState.PENDING)
+            self._counts[key] = self._counts.get(key, 0) + 1
 
     def put_back(self, destinations: Iterable[str]) -> None:
         """Count deliveries whose claim was given back or ran out, each by its destination."""
