@@ -18,7 +18,7 @@ from relay.errors import RelayError
 
 # How long the interpreter lets one thread run while another waits. The default of 5 ms is what each statement
 # of the store's thread would wait for a busy event loop.
-_SWITCH_INTERVAL_SECONDS = 0.0005
+_SWITCH_INTERVAL_SECONDS = 0.0001
 
 
 @click.command()
