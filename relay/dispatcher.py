@@ -150,10 +150,10 @@ class Dispatcher:
         """
         clock = asyncio.get_running_loop().time
         ahead = math.inf  # how far the wall clock is: at the start, it may have been set back before
-        renewed_at = -math.inf
+        renewed_at = steady_since = -math.inf
         is_away = False
         while True:
-            now = self._now()
+            now, started = self._now(), clock()
             try:
                 await self._renew(now)
                 if not 0 <= now - renewed_at < STEADY_SECONDS:
@@ -170,18 +170,16 @@ class Dispatcher:
                 continue
             is_away, renewed_at, ahead = False, now, now - clock()
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(RENEW_SECONDS):
+                async with asyncio.timeout_at(started + RENEW_SECONDS):
                     await self._lapsing.wait()
 
     async def _renew(self, now: float) -> None:
-        for lane in [
-            *self._lanes.values(),
-            *self._leaving.values(),
-        ]:  # one after the other bounds a statement
+        """Extend all leases, a statement for each lane; an empty one shows that the store is there."""
+        self._lapsing.clear()
+        for lane in [*self._lanes.values(), *self._leaving.values()]:
             held = list(lane.held)
             kept = {delivery.claim: delivery for delivery in await self._store.renew(held, now)}
             lane.renewed(kept, {delivery.claim for delivery in held} - kept.keys())
-        self._lapsing.clear()  # whoever asked for it meanwhile has it
 
     async def _expire(self, now: float) -> None:
         if expired := await self._store.expire(now - GRACE_SECONDS):

@@ -147,7 +147,7 @@ class Router:
 
 
 class _Index:
-    """Finds the few of many rules that may match, so that the others cost nothing.
+    """Finds the few of many rules that may match, so that most of the others cost nothing.
 
     Each rule is filed under one field of its `match`, by the texts that this must be or, where they have
     wildcards, by what comes before the first and after the last of these.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from relay.config import Config
 
 
-_ALLOCATIONS_BETWEEN_COLLECTIONS = 10_000  # more than are freed; the default of 700 is one for a few webhooks
+_ALLOCATIONS_BETWEEN_COLLECTIONS = 10_000  # beyond what is freed; the default of 700 is a few webhooks
 
 
 def run(main_coroutine: Coroutine[Any, Any, Any]) -> Any:

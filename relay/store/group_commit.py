@@ -273,7 +273,7 @@ class GroupCommit:
 
     def _checkpoint(self) -> None:
         """Fold the WAL into the database, at a moment that disturbs least."""
-        bound = CHECKPOINT_IDLE_PAGES if self._queue.empty() else CHECKPOINT_BUSY_PAGES
+        bound = CHECKPOINT_BUSY_PAGES if self.waiting else CHECKPOINT_IDLE_PAGES
         if self._wal_pages < bound:
             return
         try:

@@ -17,18 +17,19 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import psycopg
 from psycopg import errors
+from psycopg_pool import PoolTimeout
 
 from relay.errors import StoreError, StoreUnavailableError
 from relay.model import Acceptance, Attempt, Delivery, Event, Owed, Quarantined, References
 from relay.store import Backlog, Claimed, Purged
 from relay.store import postgres_find as finding
 from relay.store import postgres_repair as repairing
-from relay.store import postgres_upkeep as tending
+from relay.store import postgres_upkeep as upkeep
 from relay.store.admission import Admission
 from relay.store.batches import Batches
 from relay.store.postgres_backlog import read_backlog
 from relay.store.postgres_order import Connection
-from relay.store.postgres_pool import Pool, arguments, configure, text
+from relay.store.postgres_pool import CONNECT_SECONDS, Pool, arguments, configure, text
 from relay.store.postgres_schema import migrate
 from relay.store.postgres_steps import Steps
 from relay.store.repair import (
@@ -91,7 +92,7 @@ class PostgresStore:
     async def quarantine(self, request: Quarantined) -> None:
         with self._admitted(len(request.body)):
             async with self._quarantining:
-                await self._in_transaction(tending.quarantine, request)
+                await self._in_transaction(upkeep.quarantine, request)
 
     async def claim(
         self, destination: str, *, fresh: bool, limit: int, max_bytes: int, now: float
@@ -108,21 +109,21 @@ class PostgresStore:
         return await self._at_once(self._steps.renew, deliveries, now)
 
     async def bring_forward(self, destination: str, latest_due_at: float, now: float) -> int:
-        return await self._in_transaction(tending.bring_forward, destination, latest_due_at, now)
+        return await self._in_transaction(upkeep.bring_forward, destination, latest_due_at, now)
 
     async def expire(self, now: float) -> int:
         return await self._at_once(self._steps.expire, now)
 
     async def purge(self, after: int, accepted_before: float, limit: int) -> Purged:
         return await self._in_transaction(
-            tending.purge, self._holder, after, accepted_before, limit, time.time()
+            upkeep.purge, self._holder, after, accepted_before, limit, time.time()
         )
 
     async def backlog(self) -> dict[str, Backlog]:
         return await self._reading(read_backlog)
 
     async def probe(self) -> None:
-        await self._in_transaction(tending.probe, time.time())
+        await self._in_transaction(upkeep.probe, time.time())
 
     async def close(self) -> None:
         await self._accepting.close()
@@ -298,11 +299,14 @@ async def open_store(url: str, committed: Callable[[float], None]) -> PostgresSt
         StoreError: the database can't be reached, is too old, or newer than this relay.
     """
     try:
+        pool = Pool(url)
         async with await psycopg.AsyncConnection.connect(**arguments(url)) as connection:
             await configure(connection)
             await migrate(connection)
-        pool = Pool(url)
-        await pool.open(wait=True)
+        try:
+            await pool.open(wait=True, timeout=CONNECT_SECONDS)
+        except PoolTimeout as error:
+            raise StoreError(f"can't open the store: {pool.explain(error)}") from error
     except psycopg.Error as error:
         raise StoreError(f"can't open the store: {text(error)}") from error
     return PostgresStore(pool, committed)

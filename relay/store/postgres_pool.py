@@ -68,7 +68,7 @@ class Pool(AsyncConnectionPool[Connection]):
         )
 
     async def getconn(self, timeout: float | None = None) -> Connection:  # noqa: ASYNC109 (the pool's)
-        """Return a connection; as the pool's own, which remembers whoever gave up until there is one."""
+        """Return a connection; the pool's own (3.3.3) remembers whoever gave up until there is one."""
         try:
             return await super().getconn(timeout)
         except BaseException:

@@ -56,6 +56,8 @@ from relay.store.steps import Wish
 
 _log = logging.getLogger(__name__)
 
+_INTERRUPT_EVERY_SECONDS = 0.01
+
 
 class SqliteStore:
     """`Store` on one file. Made by `open_store`, on the event loop that uses it."""
@@ -137,6 +139,8 @@ class SqliteStore:
 
     async def backlog(self) -> dict[str, Backlog]:
         await asyncio.shield(self._counting)
+        if self.died.done():
+            raise StoreUnavailableError(str(self.died.exception()))
         oldest = partial(oldest_open, self._scraping.connection, self._open.destinations)
         return self._open.backlogs(await self._scraping.read(oldest))
 
@@ -147,7 +151,9 @@ class SqliteStore:
         if self._check is not None:
             await self._check.stop()
         await self._commits.close()
-        await self._counting
+        while not self._counting.done():  # an interrupt that comes before the statement has no effect
+            self._scraping.connection.interrupt()
+            await asyncio.wait([self._counting], timeout=_INTERRUPT_EVERY_SECONDS)
         await self._scraping.close()
         await self._finding.close()
         os.close(self._lock)
@@ -156,11 +162,12 @@ class SqliteStore:
         """Add what was stored at the start to what has changed since."""
         try:
             self._open.add(await self._scraping.read(partial(count_open, self._scraping.connection)))
-        except (
-            StoreUnavailableError,
-            UnicodeDecodeError,
-        ) as error:  # the latter: a text that nobody has written
+        except StoreUnavailableError as error:  # the moment has gone that was to be counted
+            self._commits.fail(StoreError(f"can't count what is owed: {error}"))
+        except UnicodeDecodeError as error:  # a text that nobody has written
             self._fail(error)
+        except apsw.InterruptError:  # the store is being closed
+            pass
 
     def _fail(self, error: Exception) -> None:
         """Learn that the file is damaged."""

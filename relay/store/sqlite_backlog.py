@@ -40,7 +40,8 @@ def count_open(connection: apsw.Connection) -> list[tuple[str, DeliveryState, in
             )
         ]
     finally:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:  # an error of the disk ends it by itself
+            connection.execute("ROLLBACK")
 
 
 class OpenCounts:

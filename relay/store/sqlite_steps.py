@@ -34,6 +34,7 @@ from relay.store.steps import LEASE_SECONDS, Offer, Wish
 
 _log = logging.getLogger(__name__)
 
+_MAX_CACHED_BYTES = 1 << 20
 _CHUNKS = (1, 4, 16, 64, 256)  # rows a statement: few sizes, so that every statement stays prepared
 
 
@@ -306,8 +307,11 @@ class Steps:
         """Run a statement with `{rows}` for all rows, many at a time; it must pass over those of NULLs."""
         for chunk in _chunks(rows):
             marks = "(" + ",".join("?" * len(chunk[0])) + ")"
+            values = [*chain.from_iterable(chunk)]
+            # A cached statement keeps its values until it is used again, and bodies may be large.
+            size = sum(len(value) for value in values if isinstance(value, bytes))
             self._connection.execute(
-                sql.format(rows=",".join([marks] * len(chunk))), [*chain.from_iterable(chunk)]
+                sql.format(rows=",".join([marks] * len(chunk))), values, can_cache=size < _MAX_CACHED_BYTES
             )
 
     def _highest(self, table: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
 import re
 import shutil
@@ -13,7 +15,7 @@ import pytest
 
 from relay.errors import StoreError, StoreUnavailableError
 from relay.model import DeliveryState
-from relay.store import sqlite_check
+from relay.store import sqlite_backlog, sqlite_check
 from relay.store.repair import Filter, Page
 from relay.store.sqlite import SqliteStore, open_store
 from tests.damage import DAMAGES, EVENTS, PAGE, Damage, make_store, move_a_row, zero_all_rows
@@ -205,6 +207,29 @@ async def test_what_was_stored_before_is_counted_with_what_has_changed_since(pat
     pending = {name: one.counts[DeliveryState.PENDING] for name, one in (await opened.backlog()).items()}
     assert (pending["erp"], pending["mes"]) == (EVENTS + 1, 1)
     await opened.close()
+
+
+async def test_disk_that_fails_while_it_is_counted_ends_the_store_and_says_so(path: Path) -> None:
+    opened = open_store(path, lambda _: None)
+    unreadable = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if descriptor.readlink() == path:
+                os.dup2(unreadable, int(descriptor.name))
+    os.close(unreadable)
+    assert re.match(r"can't count what is owed: .*disk I/O error", await died(opened))
+    with pytest.raises(StoreUnavailableError, match="can't count"):
+        await opened.backlog()
+    await opened.close()
+
+
+async def test_count_ends_with_the_store(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    endless = "id IN (WITH RECURSIVE n (i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n) SELECT i FROM n)"
+    monkeypatch.setattr(sqlite_backlog, "_COUNTED", [(DeliveryState.PENDING, endless)])
+    opened = open_store(path, lambda _: None)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await opened.close()
+    assert not opened.died.done()
 
 
 async def test_whole_file_has_all_it_had(store: SqliteStore) -> None:
