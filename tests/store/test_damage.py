@@ -191,6 +191,14 @@ async def test_batch_that_is_committed_after_damage_was_found_is_not_acknowledge
         await waiting
 
 
+async def test_webhook_that_came_in_the_same_turn_as_the_damage_is_told(store: SqliteStore) -> None:
+    waiting = asyncio.ensure_future(accepts(store))
+    asyncio.get_running_loop().call_soon(store._commits._die, StoreError("found"), [])
+    with pytest.raises(StoreUnavailableError, match="found"):
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await waiting
+
+
 async def test_text_that_nobody_has_written_is_damage(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sqlite_check, "CHECK_SECONDS", 0.0)
     content = path.read_bytes()
