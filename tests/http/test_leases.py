@@ -147,8 +147,10 @@ async def test_leases_that_can_not_be_renewed_are_told_once(
 ) -> None:
     monkeypatch.setattr(dispatcher, "RETRY_SECONDS", 0.01)
     running = await busy(relay, erp, 1)
-    connection = running.relay._store._commits._connection  # type: ignore[attr-defined]
-    connection.set_busy_timeout(1)
+    commits = running.relay._store._commits  # type: ignore[attr-defined]
+    await commits.submit(
+        lambda _: [commits._connection.set_busy_timeout(1)], None
+    )  # in the thread that uses it
     writer = apsw.Connection(str(running.folder / "relay.db"))
 
     async def tells(fact: str, number: int) -> None:
