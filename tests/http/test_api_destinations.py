@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from relay.lane import POLL_SECONDS
+from relay.claims import POLL_SECONDS
 from tests.http.conftest import StartRelay
 from tests.http.operator import Operator
 from tests.http.world import ORDER, Receiver, Running, until

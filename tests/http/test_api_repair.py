@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from relay.admin import representation
-from relay.lane import POLL_SECONDS
+from relay.claims import POLL_SECONDS
 from relay.repair import Progress, Sweep, mark
 from relay.routediff import compare
 from relay.routing import Route, Router

@@ -101,7 +101,7 @@ async def test_clock_set_forward_beyond_give_up_after_still_tries_once_more(
 async def test_renewed_claim_is_sent_after_its_first_lease(
     relay: StartRelay, erp: Receiver, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level("INFO", "relay.lane")
+    caplog.set_level("INFO", "relay.claims")
     running = await busy(relay, erp)
     for _ in range(3):
         clock.moved_seconds += LEASE_SECONDS / 2

@@ -130,7 +130,7 @@ async def test_attempt_that_the_store_refuses_for_good_stops_nothing(
         "INSERT INTO attempts SELECT id, 1, 0, 0, 200, NULL, 'pending', NULL FROM deliveries"
         " ORDER BY id LIMIT 1, 1"
     ).fetchall()
-    with caplog.at_level(logging.CRITICAL, "relay.lane"):
+    with caplog.at_level(logging.CRITICAL, "relay.recorder"):
         erp.release.set()
         await until(lambda: [state for state, _ in running.deliveries()].count("delivered") == 2)
         await until(lambda: "attempt.refused" in caplog.messages)

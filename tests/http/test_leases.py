@@ -9,7 +9,7 @@ import pytest
 
 from relay import dispatcher
 from relay.dispatcher import GRACE_SECONDS
-from relay.model import Event, Owed, References
+from relay.model import Claim, Event, Owed, References
 from relay.store.steps import LEASE_SECONDS
 from tests.http.conftest import StartRelay
 from tests.http.world import Clock, Receiver, Running, until
@@ -183,3 +183,24 @@ async def test_leases_are_kept_until_the_last_attempt_of_a_drain_has_ended(
     erp.release.set()
     await draining
     assert running.deliveries() == [("delivered", 1)]
+
+
+@pytest.mark.usefixtures("no_rounds")
+async def test_claims_that_are_renewed_while_a_lane_that_closes_puts_them_back_are_not_lost(
+    relay: StartRelay, erp: Receiver, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = await busy(relay, erp, 3)
+    store, lanes = running.relay._store, running.relay._dispatcher
+    lane = lanes._lanes["erp"]
+    draining = asyncio.ensure_future(lanes.drain(0))  # so that some still wait when the time is up
+    lost: set[Claim] = set()
+    while held := list(lane.held):  # a renewal is under way at any time, so one comes right after the release
+        kept = {delivery.claim: delivery for delivery in await store.renew(held, clock())}
+        gone = {delivery.claim for delivery in held} - kept.keys()
+        lane.renewed(kept, gone)
+        lost |= gone
+    await draining
+    assert len(lost) == 3
+    assert not lanes.crashed.done()
+    assert "claims.lost" not in [record.msg for record in caplog.records]
+    assert running.deliveries() == [("pending", 0)] * 3

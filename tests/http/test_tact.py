@@ -13,7 +13,7 @@ from itertools import pairwise
 import pytest
 from aiohttp import web
 
-from relay import lane
+from relay import claims
 from tests.http.conftest import StartRelay
 from tests.http.world import Clock, Receiver, Running, drop, until
 
@@ -177,7 +177,7 @@ async def test_events_of_one_key_arrive_in_order_and_never_overlap(relay: StartR
 async def test_next_of_a_key_goes_as_soon_as_the_one_before_has_arrived(
     relay: StartRelay, erp: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lane, "POLL_SECONDS", 1e6)  # so nobody stumbles upon it
+    monkeypatch.setattr(claims, "POLL_SECONDS", 1e6)  # so nobody stumbles upon it
     erp.otherwise = erp.hang
     running = await relay(destinations={"erp": {"order_by": "orderId"}})
     await post_all(running, *({"eventId": f"e-{number}", "orderId": "A"} for number in range(20)))

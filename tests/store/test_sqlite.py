@@ -7,11 +7,13 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 from relay.errors import StoreError, StoreUnavailableError
+from relay.model import Owed, References
 from relay.store import group_commit
 from relay.store.sqlite import SqliteStore, open_store
 from relay.store.upkeep import MAX_QUARANTINED
@@ -28,6 +30,7 @@ from tests.store.opened import (
 )
 
 MIGRATIONS = Path(__file__).parents[2] / "relay" / "store" / "migrations" / "sqlite"
+LARGE = 256 << 10  # bytes of a body
 
 
 @pytest.fixture
@@ -105,6 +108,29 @@ async def test_each_commit_is_measured_and_waiting_events_share_one(
     before = len(commits)
     await claim_all(store, "nobody")
     assert len(commits) == before  # nothing was written
+
+
+async def test_prepared_statements_keep_no_large_bodies(store: SqliteStore) -> None:
+    connection = store._commits._connection
+
+    async def in_its_thread(look: Callable[[], Any]) -> Any:
+        return await store._commits.submit(lambda _: [look()], None)
+
+    async def kept_bytes() -> int:
+        used: tuple[int, int] = await in_its_thread(
+            lambda: connection.status(apsw.SQLITE_DBSTATUS_STMT_USED)
+        )  # with what is bound to them
+        return used[0]
+
+    await accept(store, "small")
+    before = await kept_bytes()
+    burst = [
+        (event(f"e{number}", body=bytes(LARGE)), References(), {"erp": Owed(claim=False)})
+        for number in range(16)
+    ]
+    await in_its_thread(lambda: store._steps.accept(burst))  # in one transaction, however they come
+    await offer(store, event("alone", body=bytes(16 * LARGE)), {"erp": False})
+    assert await kept_bytes() < before + LARGE
 
 
 async def test_second_relay_on_the_same_file_is_refused(store: SqliteStore, path: Path) -> None:

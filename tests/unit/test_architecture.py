@@ -17,7 +17,7 @@ PURE = (
 )
 BOUNDARY = (
     *("config", "logs", "metrics", "store", "repair"),
-    *("auth", "connections", "delivery", "listener", "gate", "intake", "recorder", "lane"),
+    *("auth", "connections", "delivery", "listener", "gate", "intake", "claims", "recorder", "lane"),
 )
 SHELL = ("ingress", "dispatcher", "admin")  # side by side: they never import one another
 TOP = ("app", "samples", "send", "casefile", "routediff", "demo", "client", "cli", "__main__")
