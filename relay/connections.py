@@ -57,7 +57,7 @@ class Answer:
 class _Connection(BaseProtocol):
     """One connection, with at most one request under way."""
 
-    __slots__ = ("_answer", "_closed", "_payload", "_reusable", "idle_since")
+    __slots__ = ("_answer", "_closed", "_deadline", "_payload", "_reusable", "_watch", "idle_since")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -65,6 +65,8 @@ class _Connection(BaseProtocol):
         self._payload: StreamReader | None = None
         self._reusable = True
         self._closed = False
+        self._deadline = 0.0
+        self._watch: asyncio.TimerHandle | None = None
         self.idle_since = 0.0
 
     def _new_parser(self) -> HttpResponseParser:
@@ -82,10 +84,17 @@ class _Connection(BaseProtocol):
         """Whether a request may be sent over it."""
         return self._reusable and not self._closed
 
-    async def ask(self, request: bytes) -> RawResponseMessage:
-        """Send a request and return the head of its answer."""
+    async def ask(self, request: bytes, deadline: float) -> RawResponseMessage:
+        """Send a request and return the head of its answer.
+
+        Raises:
+            TimeoutError: it had not come by the deadline, on the event loop's clock.
+        """
         if self.transport is None:
             raise ClosedError
+        self._deadline = deadline
+        if self._watch is None:
+            self._watch = self._loop.call_at(deadline, self._watch_time)
         self._reusable = False  # until the whole answer was read
         self._parser = self._new_parser()  # which has seen nothing that came unasked
         self._answer = self._loop.create_future()
@@ -110,9 +119,26 @@ class _Connection(BaseProtocol):
         self._payload = None
         self._reusable = not message.should_close and message.code != 101
 
+    def _watch_time(self) -> None:
+        """End a request whose time is up.
+
+        One timer serves all requests that follow one another within a time-out's length: it is set again
+        only if one is under way when it rings. Each deadline is later than the one before.
+        """
+        self._watch = None
+        if self._answer is None or self._answer.done():
+            return
+        if self._loop.time() < self._deadline:
+            self._watch = self._loop.call_at(self._deadline, self._watch_time)
+        else:
+            self._answer.set_exception(TimeoutError())
+
     def close(self) -> None:
         """Close at once."""
         self._closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         if self.transport is not None:
             self.transport.abort()
 
@@ -169,14 +195,16 @@ async def _read_slowly(payload: StreamReader, kept: bytearray) -> bool:
 class Connections:
     """The connections to one origin; as many as there are requests at the same time."""
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, timeout_seconds: float) -> None:
+        """Connect when asked to. The time-out is of each request, until a status has arrived."""
+        self._timeout_seconds = timeout_seconds
         self._host = url.raw_host or ""
         self._port = url.port or 80
         self._context = ssl.create_default_context() if url.scheme == "https" else None
         self._idle: list[_Connection] = []
         self._lookup: asyncio.Future[_Addresses] | None = None
 
-    async def ask(self, request: bytes, timeout_seconds: float) -> Answer:
+    async def ask(self, request: bytes) -> Answer:
         """Send the bytes of a request and return the answer.
 
         Raises:
@@ -185,13 +213,15 @@ class Connections:
             ClosedError: it ended before an answer; the request may have been taken.
             NotHttpError: what came is no answer.
         """
-        async with asyncio.timeout(timeout_seconds):
-            connection = self._kept() or await self._connect()
-            try:
-                message = await connection.ask(request)
-            except BaseException:  # cancelled, too: nobody knows what is still to come over it
-                connection.close()
-                raise
+        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+        if (connection := self._kept()) is None:
+            async with asyncio.timeout_at(deadline):
+                connection = await self._connect()
+        try:
+            message = await connection.ask(request, deadline)
+        except BaseException:  # cancelled, too: nobody knows what is still to come over it
+            connection.close()
+            raise
         body = bytearray()
         try:
             # Once a status has arrived it is the answer, also when the rest of it never does.

@@ -46,7 +46,7 @@ class Sender:
         self._head = _head(destination, url)
         self._timeout = destination.timeout.total_seconds()
         self._now = now
-        self._connections = Connections(url)
+        self._connections = Connections(url, self._timeout)
 
     async def send(self, delivery: Delivery) -> Outcome:
         """Make one attempt and return its outcome, whatever happens; only cancellation is raised.
@@ -60,7 +60,7 @@ class Sender:
         error: str | None = None
         hint: float | None = None
         try:
-            answer = await self._connections.ask(self._request(delivery), self._timeout)
+            answer = await self._connections.ask(self._request(delivery))
             status, body = answer.status, answer.body
             if answer.retry_after is not None:
                 hint = parse_retry_after(answer.retry_after, self._now())

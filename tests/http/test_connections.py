@@ -77,14 +77,14 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def connections(server: Server) -> AsyncIterator[Connections]:
-    made = Connections(URL(f"http://127.0.0.1:{await server.start()}/"))
+    made = Connections(URL(f"http://127.0.0.1:{await server.start()}/"), DEADLINE_SECONDS)
     yield made
     made.close()
     await asyncio.sleep(0)
 
 
 async def ask(connections: Connections) -> Answer:
-    return await connections.ask(REQUEST, DEADLINE_SECONDS)
+    return await connections.ask(REQUEST)
 
 
 # ---- which connection
@@ -165,14 +165,23 @@ async def test_connection_of_a_cancelled_request_is_not_used(
     assert server.requests == [0, 1]
 
 
-async def test_connection_of_a_request_that_took_too_long_is_not_used(
-    connections: Connections, server: Server
+async def test_each_request_has_its_whole_time_and_a_new_connection_follows_a_late_one(
+    server: Server,
 ) -> None:
-    server.script.append([])
-    with pytest.raises(TimeoutError):
-        await connections.ask(REQUEST, 0.05)
+    clock = asyncio.get_running_loop().time
+    connections = Connections(URL(f"http://127.0.0.1:{await server.start()}/"), 2.0)
     assert (await ask(connections)).status == 200
-    assert len(set(server.requests)) == len(server.requests)  # none came over the connection of another
+    await asyncio.sleep(1.0)  # so that the time of the first is up while the second waits
+    server.script.append([])
+    asked_at = clock()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await ask(connections)
+    assert 1.99 < clock() - asked_at < DEADLINE_SECONDS
+    assert (await ask(connections)).status == 200
+    assert server.requests == [0, 0, 1]
+    connections.close()
+    await asyncio.sleep(0)
 
 
 # ---- what is an answer, and whether its connection is used again
@@ -288,7 +297,7 @@ async def test_host_may_be_an_ipv6_address(server: Server) -> None:
         port = await server.start("::1")
     except OSError:
         pytest.skip("this machine has no IPv6")
-    connections = Connections(URL(f"http://[::1]:{port}/"))
+    connections = Connections(URL(f"http://[::1]:{port}/"), DEADLINE_SECONDS)
     assert (await ask(connections)).status == 200
     connections.close()
     await asyncio.sleep(0)
@@ -338,8 +347,8 @@ async def test_name_that_takes_long_to_look_up_delays_nobody_else(
         return real(host, port, type=type, flags=flags)
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)  # the world's resolver
-    waiting = Connections(URL(f"http://slow.example:{port}/"))
-    other = Connections(URL(f"http://127.0.0.1:{port}/"))
+    waiting = Connections(URL(f"http://slow.example:{port}/"), DEADLINE_SECONDS)
+    other = Connections(URL(f"http://127.0.0.1:{port}/"), DEADLINE_SECONDS)
     asks = [asyncio.ensure_future(ask(waiting)) for _ in range(50)]
     await until(lambda: asked)
     assert (await ask(other)).status == 200
@@ -353,7 +362,7 @@ async def test_name_that_takes_long_to_look_up_delays_nobody_else(
 
 
 async def test_name_that_does_not_exist_is_unreachable_every_time() -> None:
-    connections = Connections(URL("http://nothing.invalid:1/"))
+    connections = Connections(URL("http://nothing.invalid:1/"), DEADLINE_SECONDS)
     for _ in range(2):
         with pytest.raises(UnreachableError) as caught:
             await ask(connections)
