@@ -102,7 +102,7 @@ class Relay:
         self._ingress = Ingress(
             self._ingress_config(config), self._store, self._dispatcher, self.metrics, self._now
         )
-        self._server = Server(self._ingress.handle)
+        self._server = Server(self._ingress.handle, self._ingress.refuse)
         self._repairs = Repairs(
             self._repair_config(config), self._store, self._dispatcher, self.metrics, self._now
         )

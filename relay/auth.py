@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import ipaddress
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from typing import NamedTuple
 from weakref import WeakValueDictionary
@@ -24,6 +25,7 @@ from aiohttp import hdrs, web
 from aiohttp_basicauth import BasicAuthMiddleware
 
 from relay.config import Account
+from relay.errors import TooManyLoginsError
 from relay.passwords import PasswordHash
 
 _log = logging.getLogger(__name__)
@@ -32,11 +34,16 @@ MAX_HEADER_LENGTH = 2048
 CHALLENGE = 'Basic realm="itscope-relay", charset="UTF-8"'
 _MAX_REMEMBERED = 256
 
-# A client address may fail this often at full speed; then each further check waits, up to the longest
-# pause, and a pause without failures forgives.
+# A client address may fail this often at full speed; then the answer to each further failure is delayed, up
+# to the longest pause, and a pause without failures forgives. Right logins wait for none of these pauses, but
+# a hash must be computed to tell which is right: those from one address have it computed one after the other.
 FREE_FAILURES = 5
 LONGEST_PENALTY_SECONDS = 2.0
 FORGIVEN_AFTER_SECONDS = 300.0
+REST_SECONDS = 0.1  # after the hash of a guess from an address that has to wait
+MAX_CHECKS = 32  # logins from one address whose hashes are still to be computed
+MAX_CHECKS_IN_ALL = 4096
+MAX_DELAYED = 1024  # answers
 _MAX_ADDRESSES = 10_000
 
 
@@ -47,19 +54,51 @@ class Credentials(NamedTuple):
     password: str
 
 
+class _Turns(asyncio.Lock):
+    """Those from one address who wait to be checked."""
+
+    waiting = 0
+
+
 class Throttle:
-    """How long the next unverified login from an address must wait, and for whom. Bounded."""
+    """What failed logins cost their address: in time, and the relay in memory. Bounded."""
 
     def __init__(self) -> None:
         self._failures: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._turns: WeakValueDictionary[str, _Turns] = WeakValueDictionary()  # kept while somebody waits
+        self._waiting = 0
+        self._delayed = 0
 
-    def turn(self, address: str) -> asyncio.Lock:
-        """Return the lock under which logins from an address are checked; kept while somebody uses it."""
-        return self._turns.setdefault(address, asyncio.Lock())
+    @contextlib.asynccontextmanager
+    async def turn(self, address: str) -> AsyncIterator[None]:
+        """Have a login from an address checked while no other from there is.
+
+        Raises:
+            TooManyLoginsError: too many wait for it.
+        """
+        turns = self._turns.setdefault(address, _Turns())
+        if turns.waiting >= MAX_CHECKS or self._waiting >= MAX_CHECKS_IN_ALL:
+            raise TooManyLoginsError("too many logins wait to be checked; try again")
+        turns.waiting += 1
+        self._waiting += 1
+        try:
+            async with turns:
+                yield
+        finally:
+            turns.waiting -= 1
+            self._waiting -= 1
+
+    async def delay(self, penalty_seconds: float) -> None:
+        """Wait before a failure is answered, unless too many do already: the answer is known."""
+        if penalty_seconds and self._delayed < MAX_DELAYED:
+            self._delayed += 1
+            try:
+                await asyncio.sleep(penalty_seconds)
+            finally:
+                self._delayed -= 1
 
     def penalty_seconds(self, address: str, now: float) -> float:
-        """Return the pause before the next check for an address; 0 for most."""
+        """Return the pause that a failure now costs an address; 0 for most."""
         failures, last_at = self._failures.get(address, (0, now))
         if failures < FREE_FAILURES or now - last_at > FORGIVEN_AFTER_SECONDS:
             return 0.0
@@ -131,6 +170,7 @@ class Authenticator(BasicAuthMiddleware):
         self._now = now
         self._key = secrets.token_bytes(32)
         self._remembered: set[bytes] = set()
+        self._checks: dict[tuple[str, bytes, bytes], asyncio.Task[bool]] = {}
 
     def parse_auth_header(self, request: web.BaseRequest) -> Credentials | None:
         """Return the credentials of the one Authorization header; None for any other number or form."""
@@ -168,23 +208,38 @@ class Authenticator(BasicAuthMiddleware):
     async def check_credentials(
         self, username: str | None, password: str | None, request: web.BaseRequest
     ) -> bool:
-        """Compare credentials with all accounts, after the pause that the client's address has earned."""
+        """Compare credentials with all accounts; that they are wrong takes the longer, the more were.
+
+        Raises:
+            TooManyLoginsError: too many wait for their hashes to be computed.
+        """
         address = network(self._client_address(request))
         given = (username or "").encode(), (password or "").encode()
-        if not self._hashed and self._matches_any(*given):
-            return True
-        # One at a time for an address: guesses wait for each other, and logins from elsewhere for none.
-        async with self._throttle.turn(address):
-            if penalty := self._throttle.penalty_seconds(address, self._now()):
-                await asyncio.sleep(penalty)
-            right = self._hashed and await asyncio.get_running_loop().run_in_executor(
-                self._hashing, self._matches_any, *given
-            )
+        right = await self._check_hashes(address, *given) if self._hashed else self._matches_any(*given)
         if not right:
+            penalty_seconds = self._throttle.penalty_seconds(address, self._now())
             failures = self._throttle.failed(address, self._now())
             if failures.bit_count() == 1:  # the 1st, 2nd, 4th, 8th ...: a line a guess would fill the disk
                 _log.warning("login.refused", extra={"fields": {"client": address, "failures": failures}})
+            await self._throttle.delay(penalty_seconds)
         return right
+
+    async def _check_hashes(self, address: str, username: bytes, password: bytes) -> bool:
+        """Compare with hashes in turn; many requests with the same login at the same time take one."""
+        key = address, username, password
+        if (check := self._checks.get(key)) is None:
+            check = self._checks[key] = asyncio.create_task(self._check_in_turn(*key))
+            check.add_done_callback(lambda _: self._checks.pop(key))
+        return await asyncio.shield(check)
+
+    async def _check_in_turn(self, address: str, username: bytes, password: bytes) -> bool:
+        async with self._throttle.turn(address):
+            right = await asyncio.get_running_loop().run_in_executor(
+                self._hashing, self._matches_any, username, password
+            )
+            if not right and self._throttle.penalty_seconds(address, self._now()):
+                await asyncio.sleep(REST_SECONDS)
+            return right
 
     def _matches_any(self, username: bytes, password: bytes) -> bool:
         right = False

@@ -31,6 +31,10 @@ class BadPayloadError(RelayError):
         self.reason = reason
 
 
+class TooManyLoginsError(RelayError):
+    """A login can't be checked now: too many wait for it."""
+
+
 class StoreError(RelayError):
     """The store can't be opened, or refused one item for good."""
 

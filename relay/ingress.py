@@ -20,7 +20,7 @@ from aiohttp import StreamReader, hdrs, web
 
 from relay import payload as payloads
 from relay.auth import CHALLENGE, Authenticator
-from relay.errors import BadPayloadError, StoreError
+from relay.errors import BadPayloadError, StoreError, TooManyLoginsError
 from relay.listener import JSON, error_response, json_response
 from relay.metrics import NO_SOURCE, Metrics, event_type_label
 from relay.model import Acceptance, Delivery, Event, Owed, Quarantined, References
@@ -119,6 +119,11 @@ class Ingress:
             if not self._under_way:
                 self.idle.set()
 
+    def refuse(self, status: int, message: str) -> web.Response:
+        """Return the answer to what isn't HTTP, or where `handle` failed."""
+        self._requests(NO_SOURCE, status).inc()
+        return error_response(status, message)
+
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         config = self.config
         source = config.paths.get(request.path, NO_SOURCE)
@@ -167,9 +172,13 @@ class Ingress:
             raise _RefusedError(405, "only POST is allowed", {hdrs.ALLOW: hdrs.METH_POST})
         if self.draining:
             raise _unavailable("the relay is stopping; try again")
-        if not await config.authenticators[source].authenticate(request):
+        try:
+            right = await config.authenticators[source].authenticate(request)
+        except TooManyLoginsError as error:
+            raise _unavailable(str(error)) from error
+        if not right:
             raise _RefusedError(401, "credentials are missing or wrong", {hdrs.WWW_AUTHENTICATE: CHALLENGE})
-        if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
+        if any(one.lower() != "identity" for one in request.headers.getall(hdrs.CONTENT_ENCODING, ())):
             raise _RefusedError(415, "a Content-Encoding is not supported")
         if (request.content_length or 0) > config.max_body:
             raise _too_large(config.max_body)

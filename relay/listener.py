@@ -69,18 +69,18 @@ class Server(web.Server):
     def __init__(
         self,
         handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]],
-        refuse: Refuse | None = None,
+        refuse: Refuse,
         request_factory: RequestFactory | None = None,
     ) -> None:
         """Make a server.
 
         Args:
             handler: answers the requests.
-            refuse: makes the answer to what isn't HTTP, or where the handler fails; None: `error_response`.
+            refuse: makes the answer to what isn't HTTP, or where the handler fails.
             request_factory: aiohttp's; None for its own.
         """
         super().__init__(handler, request_factory=request_factory)
-        self._refuse = refuse or error_response
+        self._refuse = refuse
 
     def __call__(self) -> web.RequestHandler:  # noqa: D102 (aiohttp's)
         return _Connection(

@@ -10,7 +10,7 @@ from enum import StrEnum
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
-from relay.errors import StoreUnavailableError
+from relay.errors import StoreUnavailableError, TooManyLoginsError
 from relay.listener import SERVER, json_response
 from relay.repair import Refusal, RepairRefusedError
 
@@ -100,6 +100,8 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
             "the store can't be used now; try again",
             {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS},
         )
+    except TooManyLoginsError as error:
+        return refusal(Code.UNAVAILABLE, str(error), {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS})
     except web.HTTPMethodNotAllowed as error:
         message = "this method is not allowed here"
         return refusal(Code.METHOD_NOT_ALLOWED, message, {hdrs.ALLOW: error.headers[hdrs.ALLOW]})

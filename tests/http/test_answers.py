@@ -14,6 +14,7 @@ import apsw
 import pytest
 from aiohttp import encode_basic_auth
 
+from relay.auth import MAX_CHECKS
 from relay.passwords import Costs, PasswordHash
 from tests.http.conftest import StartRelay
 from tests.http.world import ORDER, PATH, RIGHT, USER, Receiver, Running, head, refused, until
@@ -327,6 +328,30 @@ async def test_any_of_several_accounts_will_do_and_each_with_its_own_password(re
         refused(answer, 401, folder=running.folder)
 
 
+async def test_flood_of_guesses_is_bounded_and_locks_nobody_out(relay: StartRelay) -> None:
+    costs = Costs(ln=10, r=1, p=1)
+    hashed = str(PasswordHash(costs, b"s" * 16, costs.derive(b"hunter2", b"s" * 16, 32)))
+    running = await relay(
+        sources={"itscope": {"auth": [{"username": USER, "password_hash": hashed}]}},
+        admin={"auth": [{"username": USER, "password_hash": hashed}]},
+    )
+    guesses = [encode_basic_auth(USER, f"guess-{number}") for number in range(MAX_CHECKS + 10)]
+    answers = await asyncio.gather(*(running.post(auth=guess) for guess in guesses))
+    assert {answer.status for answer in answers} == {401, 503}
+    for answer in answers:
+        refused(answer, answer.status, folder=running.folder)
+        assert ("Retry-After" in answer.headers) == (answer.status == 503)
+    assert running.events() == []
+    answers = await asyncio.gather(
+        *(running.ask("/metrics", headers={"Authorization": guess}) for guess in guesses)
+    )
+    assert {(answer.status, answer.json["code"]) for answer in answers} == {
+        (401, "unauthorized"),
+        (503, "unavailable"),
+    }
+    assert (await running.post(auth=encode_basic_auth(USER, "hunter2"))).status == 200
+
+
 async def test_account_may_have_a_password_hash(relay: StartRelay) -> None:
     costs = Costs(10, 8, 1)  # the least that are taken
     hashed = str(PasswordHash(costs, b"s" * 16, costs.derive(b"hunter2", b"s" * 16, 32)))
@@ -475,6 +500,11 @@ async def test_content_encoding_is_answered_415_whatever_the_body_holds(
         answer = await running.post(body, headers=[("Content-Encoding", encoding)])
         refused(answer, 415, folder=running.folder)
     assert running.events() == running.quarantine() == []
+
+
+async def test_second_content_encoding_is_not_overlooked(running: Running) -> None:
+    both = [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")]
+    refused(await running.post(headers=both), 415, folder=running.folder)
 
 
 async def test_content_encoding_identity_is_none(running: Running) -> None:

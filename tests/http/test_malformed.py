@@ -80,6 +80,13 @@ async def test_bad_http_is_refused_as_the_clients_fault(running: Running, sent: 
     assert (await running.post()).status == 200  # others don't notice
 
 
+async def test_bad_http_is_counted(running: Running) -> None:
+    wire = await running.wire()
+    await wire.send(b"\r\n\r\nnonsense\r\n\r\n")
+    assert (await wire.answer()).status == 400
+    assert await running.metric("itscope_relay_requests_total", source="-", code="400") == 1
+
+
 async def test_bad_chunk_in_the_middle_of_a_body_is_refused(relay: StartRelay) -> None:
     running = await relay(server={"body_timeout": "50ms"})
     wire = await running.wire()

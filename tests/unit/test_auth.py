@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -12,8 +13,18 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from relay.auth import FREE_FAILURES, Authenticator, Throttle, network
+from relay import auth
+from relay.auth import (
+    FREE_FAILURES,
+    MAX_CHECKS,
+    MAX_CHECKS_IN_ALL,
+    MAX_DELAYED,
+    Authenticator,
+    Throttle,
+    network,
+)
 from relay.config import Account
+from relay.errors import TooManyLoginsError
 from relay.passwords import Costs, PasswordHash
 
 DEADLINE_SECONDS = 15.0
@@ -29,10 +40,9 @@ class NotedThrottle(Throttle):
         super().__init__()
         self.pauses: list[float] = []
 
-    def penalty_seconds(self, address: str, now: float) -> float:
-        pause = super().penalty_seconds(address, now)
-        self.pauses.append(pause)
-        return pause / 1000
+    async def delay(self, penalty_seconds: float) -> None:
+        self.pauses.append(penalty_seconds)
+        await super().delay(penalty_seconds / 1000)
 
 
 class Bench(Executor):
@@ -69,6 +79,26 @@ def authenticator(secret: str | PasswordHash, throttle: Throttle, bench: Executo
     return Authenticator([account], throttle, bench, lambda given: given.headers["X-Address"], lambda: 1000.0)
 
 
+def many_failures() -> Throttle:
+    """Return a throttle that knows of so many that each further one costs the longest pause."""
+    throttle = Throttle()
+    for _ in range(FREE_FAILURES + 10):
+        throttle.failed(HERE, 1000.0)
+    return throttle
+
+
+async def cancel(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(check: Callable[[], object]) -> None:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while not check():  # noqa: ASYNC110 (polls what is no event)
+            await asyncio.sleep(0.01)
+
+
 async def settle() -> None:
     """Let everything go on that can."""
     for _ in range(20):
@@ -84,7 +114,7 @@ def start(made: Authenticator, passwords: Sequence[str], address: str = HERE) ->
     return [asyncio.create_task(login(made, password, address)) for password in passwords]
 
 
-async def test_guesses_at_once_wait_for_each_other_and_each_for_longer() -> None:
+async def test_guesses_at_once_wait_each_for_longer() -> None:
     throttle = NotedThrottle()
     made = authenticator("right", throttle, Bench())
     guesses = start(made, [f"guess-{number}" for number in range(FREE_FAILURES + 4)])
@@ -93,18 +123,83 @@ async def test_guesses_at_once_wait_for_each_other_and_each_for_longer() -> None
 
 
 async def test_right_plain_login_passes_while_guesses_from_its_address_wait() -> None:
+    made = authenticator("right", many_failures(), Bench())
+    guesses = start(made, ["wrong"] * 5)
+    await settle()
+    assert await login(made, "right")
+    assert not any(guess.done() for guess in guesses)
+    await cancel(guesses)
+
+
+async def test_right_hashed_login_waits_for_no_penalty_of_a_guess() -> None:
+    bench = Bench()
+    made = authenticator(HASH, many_failures(), bench)
+    guess, right = start(made, ["guess", "right"])
+    await settle()
+    bench.do_one()
+    await until(lambda: bench.work)  # after a short rest
+    assert not guess.done()
+    bench.do_one()
+    assert await right
+    assert not guess.done()
+    await cancel([guess])
+
+
+async def test_hashes_of_guesses_leave_the_processor_some_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "REST_SECONDS", 1e6)
+    bench = Bench()
+    made = authenticator(HASH, many_failures(), bench)
+    guesses = start(made, ["guess", "another"])
+    await settle()
+    bench.do_one()
+    await settle()
+    assert not bench.work
+    await cancel([*guesses, *made._checks.values()])
+
+
+async def test_same_login_at_the_same_time_is_checked_once() -> None:
+    bench = Bench()
+    made = authenticator(HASH, Throttle(), bench)
+    logins = start(made, ["right"] * (2 * MAX_CHECKS))
+    await settle()
+    bench.do_one()
+    assert all(await asyncio.gather(*logins))
+    assert bench.taken == 1
+
+
+@pytest.mark.parametrize("there", [HERE, THERE])
+async def test_guesses_that_wait_for_their_check_are_bounded_by_address(there: str) -> None:
+    made = authenticator(HASH, Throttle(), Bench())
+    guesses = start(made, [f"guess-{number}" for number in range(MAX_CHECKS)])
+    await settle()
+    (one_more,) = start(made, ["one more"], there)
+    await settle()
+    assert one_more.done() == (there == HERE)
+    if there == HERE:
+        with pytest.raises(TooManyLoginsError):
+            await one_more
+    await cancel([*guesses, one_more])
+
+
+async def test_guesses_that_wait_for_their_check_are_bounded_in_all() -> None:
     throttle = Throttle()
-    made = authenticator("right", throttle, Bench())
-    for _ in range(FREE_FAILURES + 3):
-        throttle.failed(HERE, 1000.0)
-    async with throttle.turn(HERE):  # as a guess does that is being checked
-        guesses = start(made, ["wrong"] * 5)
-        await settle()
-        assert await login(made, "right")
-        assert not any(guess.done() for guess in guesses)
-        for guess in guesses:
-            guess.cancel()
-    await asyncio.gather(*guesses, return_exceptions=True)
+    async with contextlib.AsyncExitStack() as turns:
+        for number in range(MAX_CHECKS_IN_ALL):
+            await turns.enter_async_context(throttle.turn(str(number)))
+        with pytest.raises(TooManyLoginsError):
+            await turns.enter_async_context(throttle.turn("one more"))
+    async with throttle.turn("one more"):
+        pass
+
+
+async def test_answers_that_wait_are_bounded() -> None:
+    throttle = Throttle()
+    delays = [asyncio.create_task(throttle.delay(1e6)) for _ in range(MAX_DELAYED)]
+    await settle()
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        await throttle.delay(1e6)  # not at all
+    assert not any(delay.done() for delay in delays)
+    await cancel(delays)
 
 
 async def test_hashed_login_from_elsewhere_waits_for_one_check_at_the_most() -> None:
@@ -143,20 +238,23 @@ async def test_guess_that_went_away_keeps_nobody_waiting() -> None:
     made = authenticator(HASH, Throttle(), bench)
     gone, right = start(made, ["guess", "right"])
     await settle()
-    gone.cancel()
-    await asyncio.gather(gone, return_exceptions=True)
+    await cancel([gone])
+    bench.do_one()
     await settle()
-    bench.work.pop(0)
     bench.do_one()
     assert await right
 
 
-async def test_turn_that_nobody_waits_for_is_forgotten() -> None:
-    throttle = Throttle()
-    made = authenticator("right", throttle, Bench())
-    assert await asyncio.gather(*start(made, ["wrong"] * 3)) == [False] * 3
+async def test_what_nobody_waits_for_is_forgotten() -> None:
+    bench, throttle = Bench(), Throttle()
+    made = authenticator(HASH, throttle, bench)
+    guesses = start(made, ["a", "b", "c"])
+    for _ in guesses:
+        await settle()
+        bench.do_one()
+    assert await asyncio.gather(*guesses) == [False] * 3
     await settle()
-    assert len(throttle._turns) == 0
+    assert [len(throttle._turns), throttle._waiting, throttle._delayed, len(made._checks)] == [0] * 4
 
 
 @pytest.mark.parametrize(
