@@ -100,9 +100,11 @@ class Claims:
                 await self._put_back()
                 await self._woken(POLL_SECONDS)
                 continue
-            wanting = self._wanting()
+            now = self._clock()  # read once: what isn't due yet must not be overdue a moment later
+            wanting = self._wanting(now)
             if not wanting:
-                await self._woken(min(intake.claim_at for intake in self._intakes) - self._clock())
+                waits = [intake.claim_at - now for intake in self._intakes if intake.claim_at > now]
+                await self._woken(min(waits, default=POLL_SECONDS))
                 continue
             try:
                 await asyncio.gather(*map(self._claim, wanting))  # in one transaction
@@ -114,11 +116,10 @@ class Claims:
                 await asyncio.sleep(PAUSE_SECONDS)
             yield
 
-    def _wanting(self) -> list[Intake]:
+    def _wanting(self, now: float) -> list[Intake]:
         """Return who has room and may find something in the store."""
         if self._gate.probes and (self.fresh.waiting or self.again.waiting):
             return []
-        now = self._clock()
         return [
             intake
             for intake in self._intakes
@@ -127,7 +128,7 @@ class Claims:
 
     async def _woken(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds if seconds > 0 else POLL_SECONDS)
+            await asyncio.wait_for(self._wake.wait(), seconds)
         self._wake.clear()
 
     async def _claim(self, intake: Intake) -> None:

@@ -174,6 +174,30 @@ async def test_events_of_one_key_arrive_in_order_and_never_overlap(relay: StartR
     assert len(erp.requests) > len(payloads)  # some were tried again
 
 
+async def test_retry_that_its_timer_wakes_up_for_too_early_is_not_overlooked(
+    relay: StartRelay, erp: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "POLL_SECONDS", 1e6)  # so nobody stumbles upon it
+    erp.script.append(503)
+    running = await relay(destinations={"erp": {"retry": {"initial": "100ms"}}})
+    held = running.relay._dispatcher._lanes["erp"]._claims
+    real, read = held._clock, 0
+
+    def clock() -> float:
+        """Pass the moment between two looks, once."""
+        nonlocal read
+        due_at = held.again.claim_at
+        if read < 2 and real() > due_at - 0.01:
+            read += 1
+            return due_at - 0.0005 if read == 1 else due_at + 0.0005
+        return real()
+
+    monkeypatch.setattr(held, "_clock", clock)
+    await running.post()
+    await running.settled("delivered")
+    assert read == 2
+
+
 async def test_next_of_a_key_goes_as_soon_as_the_one_before_has_arrived(
     relay: StartRelay, erp: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
