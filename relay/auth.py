@@ -35,8 +35,8 @@ CHALLENGE = 'Basic realm="itscope-relay", charset="UTF-8"'
 _MAX_REMEMBERED = 256
 
 # A client address may fail this often at full speed; then the answer to each further failure is delayed, up
-# to the longest pause, and a pause without failures forgives. Right logins wait for none of these pauses, but
-# a hash must be computed to tell which is right: those from one address have it computed one after the other.
+# to the longest pause, and a pause without failures forgives. Right logins wait for none of these pauses; but
+# where a hash must be computed to tell which is right, those from one address take turns.
 FREE_FAILURES = 5
 LONGEST_PENALTY_SECONDS = 2.0
 FORGIVEN_AFTER_SECONDS = 300.0
@@ -54,10 +54,12 @@ class Credentials(NamedTuple):
     password: str
 
 
-class _Turns(asyncio.Lock):
-    """Those from one address who wait to be checked."""
+class _Turns:
+    """The logins from one address: one is being checked, and the others wait."""
 
-    waiting = 0
+    def __init__(self) -> None:
+        self.taken = False
+        self.waiting: list[asyncio.Future[None]] = []
 
 
 class Throttle:
@@ -73,20 +75,38 @@ class Throttle:
     async def turn(self, address: str) -> AsyncIterator[None]:
         """Have a login from an address checked while no other from there is.
 
+        The last to come is the next: whatever many guesses wait, a right login is among the first. Where too
+        many wait, the one that has waited longest gives up.
+
         Raises:
-            TooManyLoginsError: too many wait for it.
+            TooManyLoginsError: too many wait.
         """
         turns = self._turns.setdefault(address, _Turns())
-        if turns.waiting >= MAX_CHECKS or self._waiting >= MAX_CHECKS_IN_ALL:
-            raise TooManyLoginsError("too many logins wait to be checked; try again")
-        turns.waiting += 1
+        if turns.taken:
+            await self._wait(turns)
+        turns.taken = True
+        try:
+            yield
+        finally:
+            if turns.waiting:
+                turns.waiting.pop().set_result(None)
+            else:
+                turns.taken = False
+
+    async def _wait(self, turns: _Turns) -> None:
+        if self._waiting >= MAX_CHECKS_IN_ALL:
+            raise _too_many()
+        if len(turns.waiting) >= MAX_CHECKS:
+            turns.waiting.pop(0).set_exception(_too_many())
+        turn = asyncio.get_running_loop().create_future()
+        turns.waiting.append(turn)
         self._waiting += 1
         try:
-            async with turns:
-                yield
+            await turn
         finally:
-            turns.waiting -= 1
             self._waiting -= 1
+            if turn in turns.waiting:  # cancelled
+                turns.waiting.remove(turn)
 
     async def delay(self, penalty_seconds: float) -> None:
         """Wait before a failure is answered, unless too many do already: the answer is known."""
@@ -115,6 +135,10 @@ class Throttle:
         return failures + 1
 
 
+def _too_many() -> TooManyLoginsError:
+    return TooManyLoginsError("too many logins wait to be checked; try again")
+
+
 class _Login:
     """One account, ready to be compared; its `repr` shows nothing."""
 
@@ -134,6 +158,16 @@ class _Login:
         else:
             right_password = hmac.compare_digest(self._password, password)
         return hmac.compare_digest(self._username, username) & right_password
+
+
+_Key = tuple[str, bytes, bytes]  # address, user name, password
+
+
+class _Check(NamedTuple):
+    """One computation of hashes, and the requests that wait for it."""
+
+    requests: list[web.BaseRequest]
+    right: asyncio.Task[bool]
 
 
 class Authenticator(BasicAuthMiddleware):
@@ -170,7 +204,7 @@ class Authenticator(BasicAuthMiddleware):
         self._now = now
         self._key = secrets.token_bytes(32)
         self._remembered: set[bytes] = set()
-        self._checks: dict[tuple[str, bytes, bytes], asyncio.Task[bool]] = {}
+        self._checks: dict[_Key, _Check] = {}
 
     def parse_auth_header(self, request: web.BaseRequest) -> Credentials | None:
         """Return the credentials of the one Authorization header; None for any other number or form."""
@@ -215,7 +249,10 @@ class Authenticator(BasicAuthMiddleware):
         """
         address = network(self._client_address(request))
         given = (username or "").encode(), (password or "").encode()
-        right = await self._check_hashes(address, *given) if self._hashed else self._matches_any(*given)
+        if self._hashed:
+            right = await self._check_hashes((address, *given), request)
+        else:
+            right = self._matches_any(*given)
         if not right:
             penalty_seconds = self._throttle.penalty_seconds(address, self._now())
             failures = self._throttle.failed(address, self._now())
@@ -224,22 +261,28 @@ class Authenticator(BasicAuthMiddleware):
             await self._throttle.delay(penalty_seconds)
         return right
 
-    async def _check_hashes(self, address: str, username: bytes, password: bytes) -> bool:
+    async def _check_hashes(self, key: _Key, request: web.BaseRequest) -> bool:
         """Compare with hashes in turn; many requests with the same login at the same time take one."""
-        key = address, username, password
         if (check := self._checks.get(key)) is None:
-            check = self._checks[key] = asyncio.create_task(self._check_in_turn(*key))
-            check.add_done_callback(lambda _: self._checks.pop(key))
-        return await asyncio.shield(check)
+            requests: list[web.BaseRequest] = []
+            check = self._checks[key] = _Check(requests, asyncio.create_task(self._check(key, requests)))
+        check.requests.append(request)
+        return await asyncio.shield(check.right)
 
-    async def _check_in_turn(self, address: str, username: bytes, password: bytes) -> bool:
-        async with self._throttle.turn(address):
-            right = await asyncio.get_running_loop().run_in_executor(
-                self._hashing, self._matches_any, username, password
-            )
-            if not right and self._throttle.penalty_seconds(address, self._now()):
-                await asyncio.sleep(REST_SECONDS)
-            return right
+    async def _check(self, key: _Key, requests: Sequence[web.BaseRequest]) -> bool:
+        address, username, password = key
+        try:
+            async with self._throttle.turn(address):
+                if all(request.transport is None for request in requests):
+                    return False  # nobody waits for it any more
+                right = await asyncio.get_running_loop().run_in_executor(
+                    self._hashing, self._matches_any, username, password
+                )
+                if not right and self._throttle.penalty_seconds(address, self._now()):
+                    await asyncio.sleep(REST_SECONDS)
+                return right
+        finally:
+            del self._checks[key]  # at once, so that nobody joins it who came after it was decided
 
     def _matches_any(self, username: bytes, password: bytes) -> bool:
         right = False

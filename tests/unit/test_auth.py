@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -154,7 +153,7 @@ async def test_hashes_of_guesses_leave_the_processor_some_rest(monkeypatch: pyte
     bench.do_one()
     await settle()
     assert not bench.work
-    await cancel([*guesses, *made._checks.values()])
+    await cancel([*guesses, *(check.right for check in made._checks.values())])
 
 
 async def test_same_login_at_the_same_time_is_checked_once() -> None:
@@ -167,29 +166,58 @@ async def test_same_login_at_the_same_time_is_checked_once() -> None:
     assert bench.taken == 1
 
 
+async def test_right_hashed_login_is_next_whatever_many_guesses_wait() -> None:
+    bench = Bench()
+    made = authenticator(HASH, Throttle(), bench)
+    guesses = start(made, [f"guess-{number}" for number in range(2 * MAX_CHECKS)])
+    await settle()
+    (right,) = start(made, ["right"])
+    await settle()
+    bench.do_one()  # it was under way
+    await settle()
+    bench.do_one()
+    assert await right
+    await cancel(guesses)
+
+
 @pytest.mark.parametrize("there", [HERE, THERE])
 async def test_guesses_that_wait_for_their_check_are_bounded_by_address(there: str) -> None:
     made = authenticator(HASH, Throttle(), Bench())
-    guesses = start(made, [f"guess-{number}" for number in range(MAX_CHECKS)])
+    guesses = start(made, [f"guess-{number}" for number in range(1 + MAX_CHECKS)])
     await settle()
+    assert not any(guess.done() for guess in guesses)
     (one_more,) = start(made, ["one more"], there)
     await settle()
-    assert one_more.done() == (there == HERE)
+    assert [guess.done() for guess in guesses] == [
+        number == 1 and there == HERE for number in range(1 + MAX_CHECKS)
+    ]
     if there == HERE:
         with pytest.raises(TooManyLoginsError):
-            await one_more
+            await guesses[1]  # which has waited longest
     await cancel([*guesses, one_more])
 
 
 async def test_guesses_that_wait_for_their_check_are_bounded_in_all() -> None:
     throttle = Throttle()
-    async with contextlib.AsyncExitStack() as turns:
-        for number in range(MAX_CHECKS_IN_ALL):
-            await turns.enter_async_context(throttle.turn(str(number)))
-        with pytest.raises(TooManyLoginsError):
-            await turns.enter_async_context(throttle.turn("one more"))
-    async with throttle.turn("one more"):
-        pass
+
+    async def take_turn(address: str) -> None:
+        async with throttle.turn(address):
+            await asyncio.Event().wait()
+
+    addresses = [str(number) for number in range(MAX_CHECKS_IN_ALL // MAX_CHECKS)]
+    turns = [asyncio.create_task(take_turn(address)) for address in addresses for _ in range(1 + MAX_CHECKS)]
+    await settle()
+    assert not any(turn.done() for turn in turns)
+    async with throttle.turn("elsewhere"):
+        pass  # needn't wait
+    with pytest.raises(TooManyLoginsError):
+        async with throttle.turn(addresses[0]):
+            pass
+    for turn in turns[:: 1 + MAX_CHECKS]:
+        turn.cancel()
+    await settle()
+    assert throttle._waiting == MAX_CHECKS_IN_ALL - len(addresses)
+    await cancel(turns)
 
 
 async def test_answers_that_wait_are_bounded() -> None:
@@ -236,13 +264,34 @@ async def test_right_hashed_login_is_checked_once_and_then_remembered() -> None:
 async def test_guess_that_went_away_keeps_nobody_waiting() -> None:
     bench = Bench()
     made = authenticator(HASH, Throttle(), bench)
-    gone, right = start(made, ["guess", "right"])
+    requests = [request(f"guess-{number}", HERE) for number in range(MAX_CHECKS - 1)]
+    guesses = [asyncio.create_task(made.authenticate(guess)) for guess in requests]
+    (right,) = start(made, ["right"])
     await settle()
-    await cancel([gone])
-    bench.do_one()
+    for guess in requests:
+        guess._protocol.transport = None  # as aiohttp does when the connection ends
+    bench.do_one()  # it was under way
     await settle()
     bench.do_one()
     assert await right
+    assert set(await asyncio.gather(*guesses)) == {False}
+    assert bench.taken == 2
+
+
+async def test_who_comes_after_a_guess_went_away_is_checked() -> None:
+    bench = Bench()
+    made = authenticator(HASH, Throttle(), bench)
+    first, gone = (request(password, HERE) for password in ("guess", "right"))
+    asked = [asyncio.create_task(made.authenticate(one)) for one in (first, gone)]
+    await settle()
+    (again,) = start(made, ["right"])
+    await settle()
+    gone._protocol.transport = None
+    bench.do_one()
+    await settle()
+    bench.do_one()
+    assert await again
+    assert await asyncio.gather(*asked) == [False, True]
 
 
 async def test_what_nobody_waits_for_is_forgotten() -> None:
