@@ -37,7 +37,9 @@ _AMBIGUOUS = re.compile(
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _ALIASES = "aliases (*name) are not supported; write the value out, or quote a text that starts with *"
 _TAGS = "tags (!name) are not supported; quote a text that starts with !"
-_VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
+_VARIABLE = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-((?:(?!\$\{)[^}])*))?\}|\$\{[^}]*\}?")
+_MALFORMED = "write a variable as ${NAME} or ${NAME:-default}, and a literal ${ as $${"
+_NESTED = "a ${ can't stand within another ${...}; a default is a plain text"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -54,18 +56,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """One thing that is wrong, with its place and path; sorts in the order of the file."""
+    """One thing that is wrong, with its place and path; sorts in the order of the file, shows as one line."""
 
     place: Place
     path: Path = field(compare=False)
     what: str
 
     def __str__(self) -> str:
-        return (
-            f"{self.place}: {format_path(self.path)}: {self.what}"
-            if self.path
-            else f"{self.place}: {self.what}"
-        )
+        where = f"{self.place}: {format_path(self.path)}" if self.path else str(self.place)
+        return _escaped(f"{where}: {self.what}")
 
 
 @dataclass(slots=True)
@@ -93,20 +92,24 @@ class Document:
         return any(problem.path[: len(path)] == path != problem.path for problem in self.problems)
 
 
-def read(text: str, file: str, environment: Mapping[str, str]) -> Document:
-    """Return the document that a YAML text holds; its `problems` name all that was refused.
+def read(content: bytes, file: str, environment: Mapping[str, str]) -> Document:
+    """Return the document that a YAML file holds; its `problems` name all that was refused.
 
     Args:
-        text: of the file.
+        content: of the file; of a larger one at least `MAX_BYTES` + 1.
         file: its name, for messages.
         environment: where `${NAME}` is looked up. `${NAME:-default}` has a default; `$${` is a literal `${`.
     """
     document = Document(places={(): Place(file, 1, 1)})
-    if len(text) > MAX_BYTES:
+    if len(content) > MAX_BYTES:
         document.refuse((), "the file is larger than 1 MiB")
         return document
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        node = yaml.compose(content.decode(), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        lines = f"{content[: error.start].decode()}?".splitlines()  # the ? stands for the first bad byte
+        document.refuse((), "is not UTF-8 text", Place(file, len(lines), len(lines[-1])))
+        return document
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = Place(file, mark.line + 1, mark.column + 1) if mark else Place(file, 1, 1)
@@ -229,9 +232,7 @@ class _Reader:
             if found[0] == "$${":
                 return "${"
             if name is None:
-                self._problem(
-                    place, path, "write a variable as ${NAME} or ${NAME:-default}, and a literal ${ as $${"
-                )
+                self._problem(place, path, _NESTED if "${" in found[0][2:] else _MALFORMED)
                 return ""
             if given := self._environment.get(name):
                 return given
@@ -251,6 +252,11 @@ class _Reader:
 
     def _problem(self, place: Place, path: Path, what: str) -> None:
         self._document.problems.append(Problem(place, path, what))
+
+
+def _escaped(text: str) -> str:
+    """Return a text with all that isn't printable, such as the end of a line, escaped as in Python."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def format_path(path: Path) -> str:

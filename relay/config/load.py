@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from relay.config import document as yaml_document
-from relay.config.document import Document, Problem
+from relay.config.document import Document, Problem, format_path
 from relay.config.schema import Config, json_schema, named
 from relay.errors import ConfigError
 
@@ -75,9 +76,12 @@ def _validated(document: Document, folder: Path) -> Config | None:
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.glob("*.yaml") if not file.name.startswith("."))
+    try:
+        if not path.is_dir():
+            return [path]
+        files = sorted(file for file in path.iterdir() if fnmatch(file.name, "[!.]*.yaml"))
+    except OSError as error:
+        raise _unreadable(path, error) from error
     if not files:
         raise ConfigError([f"{path}: the folder holds no *.yaml"])
     return files
@@ -115,12 +119,14 @@ def read_file(file: Path, environment: Mapping[str, str]) -> Document:
     """
     try:
         with file.open("rb") as opened:
-            text = opened.read(yaml_document.MAX_BYTES + 1).decode()
+            content = opened.read(yaml_document.MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError([f"{file}: can't be read: {(error.strerror or 'error').lower()}"]) from error
-    except UnicodeDecodeError as error:
-        raise ConfigError([f"{file}: is not UTF-8 text"]) from error
-    return yaml_document.read(text, str(file), environment)
+        raise _unreadable(file, error) from error
+    return yaml_document.read(content, str(file), environment)
+
+
+def _unreadable(path: Path, error: OSError) -> ConfigError:
+    return ConfigError([f"{path}: can't be read: {(error.strerror or 'error').lower()}"])
 
 
 def _united(documents: list[Document]) -> Document:
@@ -274,6 +280,8 @@ def _cross_check(document: Document) -> None:
         if isinstance(name, str) and first_routes.setdefault(name, index) != index:
             first = document.place(("routes", first_routes[name], "name"))
             document.refuse(("routes", index, "name"), f"{name} is used twice, first at {first}")
+    for name in destinations:
+        _refuse_repeated_headers(document, ("destinations", name), destinations[name])
     public, admin = (_of(_of(values, name, dict), "listen", str) for name in ("server", "admin"))
     if public and public == admin and not public.endswith(":0"):
         document.refuse(("admin", "listen"), "must not be the address of server.listen")
@@ -282,6 +290,19 @@ def _cross_check(document: Document) -> None:
         path = _of(source, "path", str) or f"/webhooks/{name}"
         if first_sources.setdefault(path, name) != name:
             document.refuse(("sources", name), f"has the same path {path} as sources.{first_sources[path]}")
+
+
+def _refuse_repeated_headers(document: Document, where: yaml_document.Path, destination: Any) -> None:
+    """Refuse a destination's headers whose names differ in case only, that of its `auth` included."""
+    auth, headers = (_of(destination, key, dict) for key in ("auth", "headers"))
+    names = {(*where, "auth", "name"): _of(auth, "name", str)}
+    names |= {(*where, "headers", name): name for name in headers}
+    first: dict[str, yaml_document.Path] = {}
+    for path, name in names.items():
+        same = first.setdefault(name.lower(), path)
+        if same != path:
+            what = f"is the same header as {format_path(same)}; case doesn't count"
+            document.refuse(path, what, document.key_places[path])
 
 
 def _of(values: Any, key: str, kind: type[_T]) -> _T:

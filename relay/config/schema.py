@@ -6,7 +6,6 @@ declared twice. What a single value may be is left to `values` and `store_url`.
 
 from __future__ import annotations
 
-import re
 import ssl
 from collections.abc import Iterable
 from dataclasses import fields, replace
@@ -35,6 +34,7 @@ from relay.config.values import (
     HttpUrl,
     Name,
     Network,
+    PlainHeaderName,
     Secret,
     SecretFile,
     UrlPath,
@@ -49,11 +49,6 @@ from relay.passwords import PasswordHash, parse_password_hash
 from relay.retry import REJECT, SUCCESS, DeliveryPolicy, RetryPolicy
 from relay.routing import Route
 from relay.units import Duration, Size, Statuses, format_duration
-
-_OWN_HEADERS = re.compile(
-    r"(?i)host|connection|content-(?:length|type|encoding)|transfer-encoding|te|trailer|upgrade|expect|user-agent"
-    r"|idempotency-key|traceparent|x-itscope-.*|x-relay-.*|authorization"
-)
 
 
 class _Options(BaseModel):
@@ -277,12 +272,12 @@ class Destination(_Options):
     auth: Annotated[
         BasicCredentials | BearerCredentials | HeaderCredentials | None, Field(discriminator="type")
     ] = None
-    headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
+    headers: dict[PlainHeaderName, HeaderValue] = Field(default_factory=dict)
     timeout: Duration = timedelta(seconds=30)
     """Of one attempt, from connecting to the status of the answer."""
     concurrency: Annotated[int, Field(strict=True, ge=1, le=1000)] = 8
     """Attempts at the same time."""
-    success: Statuses = SUCCESS
+    success: Annotated[Statuses, AfterValidator(at_least_one)] = SUCCESS
     """Statuses that mean delivered; they win over `reject`."""
     reject: Statuses = REJECT
     """Statuses that mean the event will never be taken: dead at once."""
@@ -297,16 +292,6 @@ class Destination(_Options):
     """Attempts in a time, such as `100/min` or `100/min burst 10`."""
     hold: Annotated[tuple[Hold, ...], Field(max_length=50)] = ()
     """Maintenance windows in which nothing is sent, such as `Sun 02:00-05:00 Europe/Berlin`."""
-
-    @model_validator(mode="after")
-    def _own_headers_only(self) -> Self:
-        names = [*self.headers, *([self.auth.name] if isinstance(self.auth, HeaderCredentials) else [])]
-        for name in names:
-            if _OWN_HEADERS.fullmatch(name) and not (
-                name.lower() == "authorization" and name not in self.headers
-            ):
-                raise ValueError(f"the header {name} is set by the relay; use another name or auth")
-        return self
 
     @property
     def policy(self) -> DeliveryPolicy:

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo, WithJsonSchema
 from yarl import URL
 
+_C = TypeVar("_C", bound=Collection[Any])
 MAX_SECRET_BYTES = 64 << 10
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_OWN_HEADERS = re.compile(
+    r"(?i)host|connection|content-(?:length|type|encoding)|transfer-encoding|te|trailer|upgrade|expect|user-agent"
+    r"|idempotency-key|traceparent|x-itscope-.*|x-relay-.*"
+)
 
 Name = Annotated[str, Field(pattern=_NAME)]
 
@@ -23,6 +29,19 @@ Name = Annotated[str, Field(pattern=_NAME)]
 def _text(value: Any) -> Any:
     """Let a number stand where a text is wanted (a password of digits, an X-Company of 100)."""
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _free_header(name: str) -> str:
+    """Return the name of a header, if the relay doesn't set it itself."""
+    if _OWN_HEADERS.fullmatch(name):
+        raise ValueError(f"the header {name} is set by the relay; use another name")
+    return name
+
+
+def _not_of_auth(name: str) -> str:
+    if name.lower() == "authorization":
+        raise ValueError(f"write the header {name} under auth")
+    return name
 
 
 def header_value(value: str) -> str:
@@ -107,8 +126,8 @@ def _url_path(value: str) -> str:
     return value
 
 
-def at_least_one(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return a list, if it has an entry.
+def at_least_one(values: _C) -> _C:
+    """Return a list or set, if it has an entry.
 
     Checked after the items, so that a wrong item isn't reported as a missing one too.
     """
@@ -124,7 +143,8 @@ UrlPath = Annotated[str, AfterValidator(_url_path)]
 Secret = Annotated[SecretStr, BeforeValidator(_text), Field(min_length=1), WithJsonSchema({"type": "string"})]
 SecretFile = Annotated[SecretStr, BeforeValidator(_read_secret), WithJsonSchema({"type": "string"})]
 FilePath = Annotated[Path, BeforeValidator(resolved), WithJsonSchema({"type": "string"})]
-HeaderName = Annotated[str, Field(pattern=f"^{_TOKEN.pattern}$")]
+HeaderName = Annotated[str, Field(pattern=f"^{_TOKEN.pattern}$"), AfterValidator(_free_header)]
+PlainHeaderName = Annotated[HeaderName, AfterValidator(_not_of_auth)]
 HeaderValue = Annotated[
     str,
     BeforeValidator(_text),

@@ -59,6 +59,8 @@ A_STORE = (
 )
 NO_ALIASES = "aliases (*name) are not supported; write the value out, or quote a text that starts with *"
 NO_TAGS = "tags (!name) are not supported; quote a text that starts with !"
+NO_NESTING = "a ${ can't stand within another ${...}; a default is a plain text"
+NOT_YOURS = "is set by the relay; use another name"
 A_VARIABLE = "write a variable as ${NAME} or ${NAME:-default}, and a literal ${ as $${"
 A_URL = "write a full URL, such as https://erp.example.internal/api/itscope"
 AN_ADDRESS = "write an address as host:port, such as 0.0.0.0:8080 or [::1]:8080"
@@ -428,7 +430,10 @@ UNKNOWN_TOP = "known are admin, destinations, routes, server, sources, store"
             b"a: \x00\n",
             ["1:1: not valid YAML: unacceptable character #x0000: special characters are not allowed"],
         ),
-        (b"\x7fELF\xff\xfe\x00", [" is not UTF-8 text"]),
+        (b"\x7fELF\xff\xfe\x00", ["1:5: is not UTF-8 text"]),
+        ("a: ü\r\nß: ".encode() + b"\xfc\n", ["2:4: is not UTF-8 text"]),
+        (b"\xff\n", ["1:1: is not UTF-8 text"]),
+        (b"a:\n\xff\n", ["2:1: is not UTF-8 text"]),
         ('a: "\\UFFFFFFFF"\n', ["1:1: not valid YAML: an escaped character doesn't exist"]),
         (
             with_password('        password: "\\ud800"'),
@@ -439,6 +444,11 @@ UNKNOWN_TOP = "known are admin, destinations, routes, server, sources, store"
             ["10:15: routes[0].to[1]: must be a text; put a number in quotes"],
         ),
         ("a: 1\n" + "#" * (1 << 20), ["1:1: the file is larger than 1 MiB"]),
+        (MINIMAL + "#" + "ü" * (1 << 19), ["1:1: the file is larger than 1 MiB"]),
+        (
+            with_destination("success: []"),
+            ["9:14: destinations.erp.success: must have at least one entry"],
+        ),
     ],
 )
 def test_problem_is_named_with_its_place(text: str | bytes, expected: list[str]) -> None:
@@ -466,10 +476,32 @@ routes:
         f"6:14: destinations.erp.url: {A_URL}",
         f"6:32: destinations.erp.timeout: {A_DURATION}",
         "6:35: destinations.erp.timeot: is not a known key; did you mean timeout?",
+        f"6:57: destinations.erp.headers.Host: the header Host {NOT_YOURS}",
         "8:10: routes[0].to[0]: there is no destination epr; did you mean erp?",
         f"9:23: routes[1].stop: YAML versions read yes {DIFFERENTLY}",
         f"9:39: routes[1].match.a: YAML versions read this number {DIFFERENTLY}",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "start"),
+    [
+        (
+            with_destination('headers: {"X-A\\nB": a}'),
+            r"9:15: destinations.erp.headers.X-A\nB: a header's name",
+        ),
+        (MINIMAL + '"a\\u2028b": 1\n', r"11:1: a\u2028b: is not a known key"),
+        (MINIMAL.replace("[erp]", '["a\\rb"]'), r"10:10: routes[0].to[0]: there is no destination a\rb"),
+        (
+            with_password('        password_file: "a\\nb"'),
+            "5:24: sources.itscope.auth[0].password_file: can't read a\\nb",
+        ),
+    ],
+)
+def test_problem_is_one_line_whatever_it_names(text: str, start: str) -> None:
+    (problem,) = problems(text)
+    assert problem.startswith(start)
+    assert problem.isprintable()
 
 
 def test_deep_nesting_is_refused() -> None:
@@ -534,6 +566,13 @@ def test_empty_secret_is_refused() -> None:
 def test_malformed_variable_is_explained(written: str) -> None:
     assert problems(with_password(f"        password: '{written}'"), {"P": "x"}) == [
         f"5:19: sources.itscope.auth[0].password: {A_VARIABLE}"
+    ]
+
+
+@pytest.mark.parametrize("written", ["${P:-${Q:-c}}", "${P:-${Q}}", "${P:-a${", "${P:-$${Q}", "x${P${Q}}"])
+def test_variable_within_a_variable_is_refused(written: str) -> None:
+    assert problems(with_password(f"        password: '{written}'"), {"P": "x", "Q": "y"}) == [
+        f"5:19: sources.itscope.auth[0].password: {NO_NESTING}"
     ]
 
 
@@ -719,9 +758,47 @@ def test_unusable_url_is_refused(url: str) -> None:
     "name", ["Host", "content-type", "Content-Length", "Idempotency-Key", "X-ITscope-Event-Id", "X-Relay-X"]
 )
 def test_header_that_the_relay_sets_is_refused(name: str) -> None:
-    assert problems(with_destination(f"headers: {{{name}: x}}")) == [
-        f"8:5: destinations.erp: the header {name} is set by the relay; use another name or auth"
+    assert problems(with_destination(f"headers: {{X-A: a, {name}: x}}")) == [
+        f"9:23: destinations.erp.headers.{name}: the header {name} {NOT_YOURS}"
     ]
+    assert problems(with_destination(f"auth: {{type: header, name: {name}, value: x}}")) == [
+        f"9:32: destinations.erp.auth.name: the header {name} {NOT_YOURS}"
+    ]
+
+
+def test_authorization_is_a_matter_of_auth() -> None:
+    header = "{type: header, name: authorization, value: x}"
+    assert isinstance(read(with_destination(f"auth: {header}")).destinations["erp"].auth, HeaderCredentials)
+    for auth in ("{type: basic, username: u, password: x}", "{type: bearer, token: x}", header, "null"):
+        assert problems(with_destination(f"auth: {auth}\n    headers: {{authorization: x}}")) == [
+            "10:15: destinations.erp.headers.authorization: write the header authorization under auth"
+        ]
+
+
+def test_problems_of_headers_are_reported_together() -> None:
+    line = 'headers: {Host: x, X-Relay-Foo: a, authorization: s, X-U: "ü", X-V: [], x-u: a}'
+    where = "destinations.erp.headers"
+    assert problems(with_destination(line)) == [
+        f"9:15: {where}.Host: the header Host {NOT_YOURS}",
+        f"9:24: {where}.X-Relay-Foo: the header X-Relay-Foo {NOT_YOURS}",
+        f"9:40: {where}.authorization: write the header authorization under auth",
+        f"9:63: {where}.X-U: a header's value must be printable ASCII",
+        f"9:73: {where}.X-V: must be a text; put a number in quotes",
+        f"9:77: {where}.x-u: is the same header as {where}.X-U; case doesn't count",
+    ]
+
+
+def test_header_is_given_once_whatever_its_case() -> None:
+    erp = "destinations.erp"
+    assert problems(with_destination("headers: {X-A: a, X-B: b, x-a: a}")) == [
+        f"9:31: {erp}.headers.x-a: is the same header as {erp}.headers.X-A; case doesn't count"
+    ]
+    auth = "auth: {type: header, name: x-a, value: b}"
+    assert problems(with_destination(f"{auth}\n    headers: {{X-B: b, X-A: a}}")) == [
+        f"10:23: {erp}.headers.X-A: is the same header as {erp}.auth.name; case doesn't count"
+    ]
+    assert read(with_destination(f"{auth}\n    headers: {{X-B: b}}")).destinations["erp"].headers
+    assert len(problems(with_destination('headers: {"": a}'))) == 1
 
 
 def test_header_that_could_break_a_request_is_refused() -> None:
@@ -1101,6 +1178,17 @@ def test_problem_in_one_file_hides_none_in_another() -> None:
     assert found == [
         "conf.d/a.yaml:10:10: routes[0].to[0]: there is no destination epr; did you mean erp?",
         f"conf.d/b.yaml:2:23: routes[1].stop: YAML versions read no {DIFFERENTLY}",
+    ]
+
+
+def test_file_that_is_not_text_hides_no_problem_of_another() -> None:
+    folder = in_folder(a=MINIMAL.replace("to: [erp]", "{to: [erp], stop: no}"))
+    (folder / "b.yaml").write_bytes("routes: # Gründe".encode("latin-1"))
+    with pytest.raises(ConfigError) as refused:
+        load(folder, {})
+    assert refused.value.problems == [
+        f"conf.d/a.yaml:10:23: routes[0].stop: YAML versions read no {DIFFERENTLY}",
+        "conf.d/b.yaml:1:13: is not UTF-8 text",
     ]
 
 
