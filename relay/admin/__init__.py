@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from prometheus_client.aiohttp import make_aiohttp_handler
+from prometheus_client.exposition import choose_encoder
 
 from relay.admin.answers import Code, errors_as_json, refusal, refuse
 from relay.admin.changing import Changing
@@ -36,6 +37,8 @@ _OPEN_PATHS = frozenset({"/-/healthy", "/-/ready"})  # for probes, which carry n
 _ANY_HOST_PATHS = _OPEN_PATHS | {"/metrics"}
 _HOST = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(:[0-9]*)?")
 _BACKLOG_SECONDS = 5.0  # then a scrape goes without
+# Of a reason, for whoever has no login. What PostgreSQL's client says after that names hosts and users.
+_OWN_WORDS = re.compile(r"the database [^:]*(?:: no connection(?: is free)?)?")
 _SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
 
 
@@ -123,7 +126,7 @@ class Admin:
                 self._metrics.backlog.labels(destination, state.value).set(number)
             age = 0.0 if owed.oldest_accepted_at is None else max(0.0, now - owed.oldest_accepted_at)
             self._metrics.oldest_age.labels(destination).set(age)
-        return await self._render(request)
+        return await self._render(request if _is_accept_readable(request) else request.clone(headers={}))
 
     async def _get_healthy(self, _request: web.Request) -> web.StreamResponse:
         return json_response(200, '{"status": "healthy"}')
@@ -131,7 +134,8 @@ class Admin:
     async def _get_ready(self, _request: web.Request) -> web.StreamResponse:
         reason = await self._process.not_ready()
         if reason is not None:
-            return refusal(Code.UNAVAILABLE, reason)
+            own_words = _OWN_WORDS.match(reason)
+            return refusal(Code.UNAVAILABLE, own_words[0] if own_words else reason)
         return json_response(200, '{"status": "ready"}')
 
     async def _post_reload(self, _request: web.Request) -> web.StreamResponse:
@@ -140,6 +144,15 @@ class Admin:
         except ConfigError as error:
             return refusal(Code.UNPROCESSABLE, "the configuration is invalid", problems=error.problems)
         return json_response(200, '{"status": "reloaded"}')
+
+
+def _is_accept_readable(request: web.Request) -> bool:
+    """Tell whether prometheus_client can read a request's Accept; on a version such as `abc` it fails."""
+    try:
+        choose_encoder(",".join(request.headers.getall(hdrs.ACCEPT, [])))
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _is_meant_for_loopback(request: web.Request) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from relay.cli.printing import printable_lines
+from relay.cli.printing import printable, printable_lines
 from relay.errors import ConfigError, RelayError
 
 if TYPE_CHECKING:
@@ -20,21 +20,52 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
+
+def text(value: str) -> str:
+    """Return a text that was given for an option, if the relay can take it."""
+    if not value:
+        raise click.BadParameter("must not be empty")
+    if not is_text(value):
+        raise click.BadParameter("is not UTF-8 text")
+    return value
+
+
+def when(value: str) -> str:
+    """Return an instant or a duration as it is written; the relay is stricter about instants."""
+    from datetime import datetime
+
+    from relay.units import parse_duration
+
+    try:
+        if datetime.fromisoformat(text(value).upper()).tzinfo is not None:
+            return value
+    except ValueError:
+        pass  # then it is a duration
+    try:
+        parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(
+            "write an instant such as 2026-11-22T11:01:36Z, or a duration before now such as 7d"
+        ) from error
+    return value
+
+
+_BAD_REQUEST = 400
 # The API's. They are written here once more since reading them from there would slow down every command.
 _STATES = ("pending", "in_flight", "delivered", "dead", "discarded", "unrouted")
 _FILTER = {
-    "id": click.option("--id", help="Any id: of the event, order, document or transaction."),
-    "type": click.option("--type", help="The eventType, such as INVOICE."),
-    "status": click.option("--status", help="The transactionStatus, such as CANCELLED."),
-    "source": click.option("--source", help="The source it came from."),
+    "id": click.option("--id", type=text, help="Any id: of the event, order, document or transaction."),
+    "type": click.option("--type", type=text, help="The eventType, such as INVOICE."),
+    "status": click.option("--status", type=text, help="The transactionStatus, such as CANCELLED."),
+    "source": click.option("--source", type=text, help="The source it came from."),
     "since": click.option(
-        "--since", metavar="WHEN", help="Not before: 7d, 30m (so long ago), 2026-11-22T08:00:00Z."
+        "--since", type=when, help="Not before: 7d, 30m (so long ago), 2026-11-22T08:00:00Z."
     ),
-    "until": click.option("--until", metavar="WHEN", help="Before that."),
+    "until": click.option("--until", type=when, help="Before that."),
     "state": click.option(
         "--state", type=click.Choice(_STATES), help="With a delivery in it; unrouted: with none."
     ),
-    "destination": click.option("--destination", help="With a delivery to it."),
+    "destination": click.option("--destination", type=text, help="With a delivery to it."),
 }
 
 config_option = click.option(
@@ -45,7 +76,7 @@ config_option = click.option(
     default="config.yaml",
     show_default=True,
     show_envvar=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # reading it tells more
     help="A configuration file, or a folder whose *.yaml make one.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="For scripts: one JSON document.")
@@ -117,15 +148,21 @@ def with_relay(command: Command) -> Command:
     )
     @functools.wraps(command)
     def connected(url: str, user: str | None, **options: Any) -> None:
-        from relay.client import Client
+        from relay.client import Client, RefusedError
 
         _require_text(click.get_current_context())
         if not re.match(r"https?://[^/]", url):
             raise click.BadParameter("must be http:// or https:// and an address", param_hint="--url")
         try:
-            with Client(url, login(user)) as relay:
+            client = Client(url, login(user))
+        except RelayError as error:
+            raise click.BadParameter(printable(str(error)), param_hint="--url") from error
+        try:
+            with client as relay:
                 command(relay=relay, **options)
         except RelayError as error:
+            if isinstance(error, RefusedError) and error.status == _BAD_REQUEST:
+                raise click.UsageError(printable(str(error))) from error
             fail(str(error))
 
     return connected

@@ -100,6 +100,11 @@ def demo_command(*, keep_running: bool) -> None:
 
     One ERP is out of order at first and one is slow; what went where and what was retried is shown live.
     Exit 0 when everything was delivered.
+
+    \b
+    Examples:
+      itscope-relay demo
+      itscope-relay demo --keep-running
     """
     from relay import demo
     from relay.cli.running import run

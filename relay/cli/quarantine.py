@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from relay.cli.looking import listing, show
-from relay.cli.options import json_option, limit_option, with_relay
+from relay.cli.options import json_option, limit_option, text, with_relay
 from relay.cli.printing import echo_body, instant, number_of, printable, printable_lines, size
 from relay.cli.repair import one_by_one
 
@@ -40,7 +40,7 @@ def quarantine() -> None:
 
 
 @quarantine.command("list")
-@click.option("--source", help="Of this source.")
+@click.option("--source", type=text, help="Of this source.")
 @limit_option(50)
 @json_option
 @with_relay
@@ -102,7 +102,11 @@ def body(relay: Client, id_: int) -> None:
 @quarantine.command()
 @click.argument("id_", metavar="ID", type=click.IntRange(1))
 @click.option(
-    "--to", metavar="DESTINATION", multiple=True, help="To this one, instead of by the routes; repeatable."
+    "--to",
+    type=text,
+    metavar="DESTINATION",
+    multiple=True,
+    help="To this one, instead of by the routes; repeatable.",
 )
 @json_option
 @with_relay
@@ -130,7 +134,7 @@ def release(relay: Client, id_: int, to: tuple[str, ...], *, as_json: bool) -> N
 
 @quarantine.command()
 @click.argument("ids", metavar="ID...", nargs=-1, required=True, type=click.IntRange(1))
-@click.option("--reason", required=True, help="Why; it is kept in the list of changes.")
+@click.option("--reason", type=text, required=True, help="Why; it is kept in the list of changes.")
 @json_option
 @with_relay
 def discard(relay: Client, ids: tuple[int, ...], reason: str, *, as_json: bool) -> None:

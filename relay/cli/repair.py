@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay.cli.options import Command, fail, json_option, with_filter, with_relay
+from relay.cli.options import Command, fail, json_option, text, with_filter, with_relay
 from relay.cli.printing import counted, printable
 from relay.errors import RelayError
 
@@ -98,11 +98,31 @@ def _with_bulk(command: Command) -> Command:
     return asking
 
 
+def _pace(value: str) -> str:
+    """Return a pace as it is written."""
+    from relay.pace import parse_rate
+
+    try:
+        burst = parse_rate(value).burst
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    if burst != 1:
+        raise click.BadParameter("a pace has no burst; write it as 50/s, 100/min or 1000/h")
+    return value
+
+
 @click.command()
-@click.option("--to", metavar="DESTINATION", help="Deliver the events that are found to this destination.")
+@click.option(
+    "--to", type=text, metavar="DESTINATION", help="Deliver the events that are found to this destination."
+)
 @click.option("--by-routes", is_flag=True, help="Deliver them to where the routes in force send them now.")
 @click.option("--unrouted", is_flag=True, help="Short for --state unrouted --by-routes.")
-@click.option("--pace", metavar="PACE", help="At most so many a time, such as 50/s (the default) or 100/min.")
+@click.option(
+    "--pace",
+    type=_pace,
+    metavar="PACE",
+    help="At most so many a time, such as 50/s (the default) or 100/min.",
+)
 @_with_bulk
 def replay(  # noqa: PLR0913
     relay: Client, asked: _Asked, to: str | None, pace: str | None, *, by_routes: bool, unrouted: bool
@@ -125,8 +145,6 @@ def replay(  # noqa: PLR0913
         if asked.wanted.get("state", "unrouted") != "unrouted":
             raise click.UsageError("--unrouted and another --state exclude each other")
         asked, by_routes = replace(asked, wanted={**asked.wanted, "state": "unrouted"}), True
-    if pace is not None and not pace.strip():
-        raise click.BadParameter("is empty; write it as 50/s, 100/min or 1000/h", param_hint="--pace")
     if asked.named and (to or by_routes or pace):
         raise click.UsageError("--to, --by-routes and --pace go with a search, not with single deliveries")
     more = {} if asked.named else {"to": to, "by_routes": by_routes, **({"pace": pace} if pace else {})}
@@ -134,7 +152,7 @@ def replay(  # noqa: PLR0913
 
 
 @click.command()
-@click.option("--reason", required=True, help="Why; it is kept with the deliveries.")
+@click.option("--reason", type=text, required=True, help="Why; it is kept with the deliveries.")
 @_with_bulk
 def discard(relay: Client, asked: _Asked, reason: str) -> None:
     """Give up deliveries that are pending or dead: single ones, or all that the options find.
@@ -250,8 +268,9 @@ def _take(relay: Client, verb: _Verb, wanted: Mapping[str, str], *, dry_run: boo
             if terminal:
                 click.echo(f"\r{doing}: {total.done} ", nl=False, err=True)
     except RelayError as error:
-        before = f"{verb.past} before that: {total.text()}\n" if total.done and not dry_run else ""
-        raise RelayError(f"{before}{error}") from error
+        if dry_run or not total.done:
+            raise
+        raise RelayError(f"{verb.past} before that: {total.text()}\n{error}") from error
     except KeyboardInterrupt as error:
         if dry_run:
             raise

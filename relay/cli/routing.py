@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from relay.cli.options import config_option, fail, json_option, loaded, with_relay
+from relay.cli.options import config_option, fail, json_option, loaded, when, with_relay
 from relay.cli.printing import explained, instant, kind, listed, number_of, table
 from relay.errors import BadPayloadError, ConfigError
 
@@ -86,7 +86,7 @@ def _document(explanations: list[Explanation], destinations: tuple[str, ...]) ->
 
 @click.command("test")
 @config_option
-@click.argument("cases", type=click.Path(path_type=Path), metavar="TESTS.YAML")
+@click.argument("cases", type=click.Path(path_type=Path, readable=False), metavar="TESTS.YAML")
 @click.option("--json", "as_json", is_flag=True, help="For scripts.")
 def test_routes(config_path: Path, cases: Path, *, as_json: bool) -> None:
     """Run unit tests of the routes: exit 1 and a diff if an event goes elsewhere than expected.
@@ -144,9 +144,9 @@ def _result_text(result: Result) -> str:
 @config_option
 @click.option(
     "--since",
+    type=when,
     default="7d",
     show_default=True,
-    metavar="WHEN",
     help="Events not before: 7d, 2026-11-22T08:00:00Z.",
 )
 @json_option

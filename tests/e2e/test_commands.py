@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,11 +13,13 @@ import aiohttp
 import pytest
 
 from relay import __version__
-from tests.e2e.relay_process import Start, configuration, event, run, write_config
+from tests.e2e.relay_process import COMMAND, Start, configuration, environment, event, run, write_config
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLE = REPOSITORY / "config.example.yaml"
 NOWHERE = {"erp": "http://127.0.0.1:9/"}
+# Root may read everything, but for this.
+AS_ANYBODY = ("setpriv", "--bounding-set", "-dac_override,-dac_read_search") if os.geteuid() == 0 else ()
 PROBLEMATIC = """\
 sources:
   itscope:
@@ -89,6 +93,32 @@ def test_the_configuration_is_found_through_the_environment(tmp_path: Path) -> N
     assert missing.stderr == "config.yaml: can't be read: no such file or directory\n"
 
 
+@pytest.mark.parametrize("arguments", [("check", "-c", "{}"), ("test", "-c", str(EXAMPLE), "{}")])
+@pytest.mark.parametrize(
+    ("named", "shut"),
+    [("folder/file.yaml", "folder/file.yaml"), ("folder/file.yaml", "folder"), ("folder", "folder")],
+)
+def test_a_file_that_may_not_be_read_is_told_as_a_missing_one_is(
+    arguments: tuple[str, ...], named: str, shut: str, tmp_path: Path
+) -> None:
+    file = tmp_path / named
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/file.yaml").touch()
+    (tmp_path / shut).chmod(0)
+    try:
+        told = subprocess.run(
+            [*AS_ANYBODY, COMMAND, *(argument.format(file) for argument in arguments)],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        (tmp_path / shut).chmod(0o700)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert told.stderr == f"{file}: can't be read: permission denied\n"
+
+
 async def test_a_printed_password_hash_lets_its_password_in(
     start: Start, client: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -131,9 +161,7 @@ def test_every_command_that_takes_anything_explains_itself_with_an_example() -> 
         helps = pool.map(lambda command: run(command, "--help"), commands)
     for command, shown in zip(commands, helps, strict=True):
         assert shown.returncode == 0
-        assert command == "demo" or re.search(rf"Examples?:\n.*itscope-relay {command}", shown.stdout), (
-            command
-        )
+        assert re.search(rf"Examples?:\n.*itscope-relay {command}", shown.stdout), command
 
 
 @pytest.mark.parametrize(

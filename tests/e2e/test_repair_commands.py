@@ -409,6 +409,44 @@ def test_bad_usage_is_told_before_anything_is_asked(arguments: tuple[str, ...]) 
     assert "--help' for help" in refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "option", "why"),
+    [
+        (("events", "--since", "bogus"), "--since", "write an instant such as 2026-11-22T11:01:36Z, or a "),
+        (("events", "--since", "99999999d"), "--since", "write an instant such as "),
+        (("skip", "--until", "2026-11-22", "--yes"), "--until", "write an instant such as "),
+        (("diff-routes", "--since", "2026-02-30T00:00:00Z"), "--since", "write an instant such as "),
+        (("deliveries", "--id", ""), "--id", "must not be empty\n"),
+        (
+            ("replay", "--state", "dead", "--pace", "bogus", "--yes"),
+            "--pace",
+            "write a rate as a number and ",
+        ),
+        (("replay", "--state", "dead", "--pace", "0/s", "--yes"), "--pace", "the number of a rate must be "),
+        (("replay", "--state", "dead", "--pace", "5/s burst 2", "--yes"), "--pace", "a pace has no burst; "),
+        (("replay", "--state", "dead", "--to", "", "--yes"), "--to", "must not be empty\n"),
+        (("discard", "15", "--reason", ""), "--reason", "must not be empty\n"),
+        (("quarantine", "discard", "23", "--reason", ""), "--reason", "must not be empty\n"),
+        (("quarantine", "release", "23", "--to", ""), "--to", "must not be empty\n"),
+        (("quarantine", "--source", ""), "--source", "must not be empty\n"),
+    ],
+)
+def test_a_malformed_value_is_told_with_its_option(arguments: tuple[str, ...], option: str, why: str) -> None:
+    refused = run(*arguments, variables={"ITSCOPE_RELAY_ADMIN_URL": "http://127.0.0.1:9"})
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert f"\nError: Invalid value for '{option}': {why}" in refused.stderr
+
+
+async def test_a_value_that_the_relay_finds_malformed_is_bad_usage_too(world: World) -> None:
+    long = ("--id", "x" * 256)
+    for arguments, place in ((("events",), "id"), (("skip", "--yes"), "filter.id")):
+        refused = await world.command(*arguments, *long)
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.endswith(f"\nError: {place}: must have at most 255 characters\n")
+    for when in ("1h", "2026-11-22t08:00:00.5+01:00", "2026-11-22 08:00:00Z"):
+        assert await world.json("events", "--until", when) == []
+
+
 # ---- hostile texts, hostile terminals, hostile addresses
 
 EVIL = "evil\x1b]0;x\x07\x1b[2J\x9b2J\r\u202e"
@@ -577,12 +615,12 @@ async def test_a_full_disk_keeps_nothing_from_being_done(world: World) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (("--url", "http://ops:geheim@h:nope"), 1, "holds a login; give that with --user\n$"),
-        (("--url", "http://ops:ge/geheim@h"), 1, "holds a login; give that with --user\n$"),
-        (("--url", "http://[::1"), 1, "is no address of an admin listener: "),
-        (("--url", "http://h:nope"), 1, "is no address of an admin listener: "),
-        (("--url", f"http://{'a' * 70}.example"), 1, "is no address of an admin listener: "),
-        (("--url", "http://xn--ä.example"), 1, "is no address of an admin listener: "),
+        (("--url", "http://ops:geheim@h:nope"), 2, "--url: .* holds a login; give that with --user\n$"),
+        (("--url", "http://ops:ge/geheim@h"), 2, "--url: .* holds a login; give that with --user\n$"),
+        (("--url", "http://[::1"), 2, "--url: .* is no address of an admin listener: "),
+        (("--url", "http://h:nope"), 2, "--url: .* is no address of an admin listener: "),
+        (("--url", f"http://{'a' * 70}.example"), 2, "--url: .* is no address of an admin listener: "),
+        (("--url", "http://xn--ä.example"), 2, "--url: .* is no address of an admin listener: "),
         (("--url", "http://127.0.0.1:9/ü"), 1, "can't reach the admin listener at http://127.0.0.1:9: "),
         (("--url", "http://127.0.0.1:9/a b"), 1, "can't reach the admin listener at http://127.0.0.1:9: "),
         (("--url", "http://h\udcff"), 2, "--url.*: is not UTF-8 text"),

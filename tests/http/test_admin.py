@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 from functools import partial
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from aiohttp import encode_basic_auth
 from prometheus_client.openmetrics import parser as openmetrics
@@ -18,6 +20,7 @@ from relay import __version__
 from tests.contract import METRICS
 from tests.http.conftest import StartRelay
 from tests.http.world import ORDER, RIGHT, Answer, Clock, Receiver, Running, refused, until
+from tests.postgres import PostgresServer
 
 OPERATOR = encode_basic_auth("admin", "operator-secret")
 
@@ -62,6 +65,18 @@ async def test_open_metrics_is_given_on_request(running: Running) -> None:
     families = openmetrics.text_string_to_metric_families(answer.body.decode())  # type: ignore[no-untyped-call]
     names = {family.name for family in families if not family.name.startswith("process_")}
     assert names == {name.removesuffix("_total") for name in METRICS}
+
+
+@pytest.mark.parametrize(
+    "accept", ['application/openmetrics-text; version=abc;;;q="', "text/plain; version=x.1"]
+)
+async def test_plain_text_is_given_where_it_is_unclear_what_is_accepted(
+    running: Running, accept: str
+) -> None:
+    answer = await running.ask("/metrics", headers={"Accept": accept})
+    assert answer.status == 200
+    assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert b"\nitscope_relay_build_info{" in answer.body
 
 
 async def test_promtool_finds_nothing_to_object_to(running: Running, erp: Receiver) -> None:
@@ -234,6 +249,36 @@ async def test_ready_says_nothing_about_destinations(running: Running, erp: Rece
     await running.post()
     await running.attempted(1)
     assert (await running.ask("/-/ready")).status == 200
+
+
+async def test_who_has_no_login_is_not_told_where_the_database_is(
+    relay: StartRelay, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.app.READINESS_EVERY_SECONDS", 0.05)
+    with PostgresServer() as server:
+        server.start()
+        url = server.create_database()
+        running = await relay(store={"url": url})
+
+        async def told(reason: str) -> bool:
+            answer = await running.ask("/-/ready")
+            return answer.status == 503 and answer.json["error"] == reason
+
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute("ALTER TABLE probe RENAME TO gone")
+            await until(lambda: told("the database refused it"))
+            connection.execute("ALTER TABLE gone RENAME TO probe")
+        await until(lambda: is_ready(running))
+        caplog.clear()
+        server.stop()
+        await until(lambda: told("the database can't be used: no connection"))
+        await until(lambda: [line for line in caplog.records if line.message == "relay.not_ready"])
+        (line,) = (line for line in caplog.records if line.message == "relay.not_ready")
+        assert f"port {urlsplit(url).port} failed" in vars(line)["fields"]["reason"]
+
+
+async def is_ready(running: Running) -> bool:
+    return (await running.ask("/-/ready")).status == 200
 
 
 # ---- who may use it
