@@ -61,6 +61,15 @@ class _Turns:
         self.taken = False
         self.waiting: list[asyncio.Future[None]] = []
 
+    def pass_on(self) -> None:
+        """Give the turn to the last to come, if there is one."""
+        while self.waiting:
+            turn = self.waiting.pop()
+            if not turn.done():  # as one is that was cancelled just now
+                turn.set_result(None)
+                return
+        self.taken = False
+
 
 class Throttle:
     """What failed logins cost their address: in time, and the relay in memory. Bounded."""
@@ -88,10 +97,7 @@ class Throttle:
         try:
             yield
         finally:
-            if turns.waiting:
-                turns.waiting.pop().set_result(None)
-            else:
-                turns.taken = False
+            turns.pass_on()
 
     async def _wait(self, turns: _Turns) -> None:
         if self._waiting >= MAX_CHECKS_IN_ALL:

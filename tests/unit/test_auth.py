@@ -220,6 +220,30 @@ async def test_guesses_that_wait_for_their_check_are_bounded_in_all() -> None:
     await cancel(turns)
 
 
+async def test_cancelled_wait_leaves_the_turn_and_the_place_to_others() -> None:
+    throttle, taken, done = Throttle(), [], asyncio.Event()
+
+    async def take_turn(name: int) -> None:
+        async with throttle.turn(HERE):
+            taken.append(name)
+            await done.wait()
+
+    turns = [asyncio.create_task(take_turn(number)) for number in range(1 + MAX_CHECKS)]
+    await settle()
+    turns[-1].cancel()
+    await settle()
+    turns.append(asyncio.create_task(take_turn(-1)))
+    await settle()
+    assert not turns[1].done()  # which has waited longest: there was a place
+    turns[0].cancel()
+    turns[-1].cancel()  # which notices only after it would be its turn
+    await settle()
+    assert taken == [0, MAX_CHECKS - 1]
+    done.set()
+    await asyncio.gather(*turns, return_exceptions=True)
+    assert len(taken) == MAX_CHECKS
+
+
 async def test_answers_that_wait_are_bounded() -> None:
     throttle = Throttle()
     delays = [asyncio.create_task(throttle.delay(1e6)) for _ in range(MAX_DELAYED)]
