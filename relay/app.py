@@ -96,6 +96,7 @@ class Relay:
     async def _start(self, config: Config, stack: AsyncExitStack) -> None:
         """Build everything, bottom up; what was built is taken down in the opposite order."""
         stack.callback(self._hashing.shutdown, wait=False, cancel_futures=True)
+        stack.callback(self._close_authenticators)
         self._store = await self._open_store(config)
         stack.push_async_callback(self._close_store)
         self._dispatcher = Dispatcher(self._store, self.metrics, self._now, await self._store.paused())
@@ -241,6 +242,10 @@ class Relay:
     @staticmethod
     def _repair_config(config: Config) -> RepairConfig:
         return RepairConfig(Router(config.routes), tuple(config.destinations), _order_by(config))
+
+    def _close_authenticators(self) -> None:
+        for *_, authenticator in self._authenticators.values():
+            authenticator.close()
 
     def _authenticator(
         self, name: str, accounts: tuple[Account, ...], trusted_proxies: tuple[str, ...]

@@ -109,10 +109,14 @@ class Throttle:
         self._waiting += 1
         try:
             await turn
+        except asyncio.CancelledError:
+            if turn in turns.waiting:
+                turns.waiting.remove(turn)
+            elif not turn.cancelled():  # it has been given the turn just now
+                turns.pass_on()
+            raise
         finally:
             self._waiting -= 1
-            if turn in turns.waiting:  # cancelled
-                turns.waiting.remove(turn)
 
     async def delay(self, penalty_seconds: float) -> None:
         """Wait before a failure is answered, unless too many do already: the answer is known."""
@@ -267,6 +271,11 @@ class Authenticator(BasicAuthMiddleware):
             await self._throttle.delay(penalty_seconds)
         return right
 
+    def close(self) -> None:
+        """Check no more logins that wait."""
+        for check in self._checks.values():
+            check.right.cancel()
+
     async def _check_hashes(self, key: _Key, request: web.BaseRequest) -> bool:
         """Compare with hashes in turn; many requests with the same login at the same time take one."""
         if (check := self._checks.get(key)) is None:
@@ -280,7 +289,7 @@ class Authenticator(BasicAuthMiddleware):
         try:
             async with self._throttle.turn(address):
                 if all(request.transport is None for request in requests):
-                    return False  # nobody waits for it any more
+                    raise TooManyLoginsError("nobody waits for this login any more")
                 right = await asyncio.get_running_loop().run_in_executor(
                     self._hashing, self._matches_any, username, password
                 )

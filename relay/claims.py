@@ -113,8 +113,9 @@ class Claims:
                 if not is_away:
                     _log.warning("backlog.not_claimed", extra={"fields": self._fields(error=str(error))})
                 is_away = True
-                await asyncio.sleep(PAUSE_SECONDS)
             yield
+            if is_away:
+                await asyncio.sleep(PAUSE_SECONDS)
 
     def _wanting(self, now: float) -> list[Intake]:
         """Return who has room and may find something in the store."""

@@ -49,11 +49,12 @@ def serve(config_path: Path, log_format: str, log_level: str) -> None:
     listener = logs.start(log_format, log_level)
     sys.setswitchinterval(_SWITCH_INTERVAL_SECONDS)
     try:
-        run(serve_until_stopped(config_path, config))
+        try:
+            run(serve_until_stopped(config_path, config))
+        finally:
+            listener.stop()  # so that the reason comes last
     except RelayError as error:
         fail(str(error))
-    finally:
-        listener.stop()
 
 
 @click.command()

@@ -295,7 +295,7 @@ def _cross_check(document: Document) -> None:
 def _refuse_repeated_headers(document: Document, where: yaml_document.Path, destination: Any) -> None:
     """Refuse a destination's headers whose names differ in case only, that of its `auth` included."""
     auth, headers = (_of(destination, key, dict) for key in ("auth", "headers"))
-    names = {(*where, "auth", "name"): _of(auth, "name", str)}
+    names = {(*where, "auth", "name"): _of(auth, "name", str)} if auth.get("type") == "header" else {}
     names |= {(*where, "headers", name): name for name in headers}
     first: dict[str, yaml_document.Path] = {}
     for path, name in names.items():

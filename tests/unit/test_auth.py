@@ -239,9 +239,25 @@ async def test_cancelled_wait_leaves_the_turn_and_the_place_to_others() -> None:
     turns[-1].cancel()  # which notices only after it would be its turn
     await settle()
     assert taken == [0, MAX_CHECKS - 1]
+    turns[-3].cancel()
+    await asyncio.sleep(0)  # so that the next has been given the turn
+    turns[-4].cancel()  # but has not noticed
+    await settle()
+    assert taken == [0, MAX_CHECKS - 1, MAX_CHECKS - 3]
     done.set()
     await asyncio.gather(*turns, return_exceptions=True)
-    assert len(taken) == MAX_CHECKS
+    assert len(taken) == MAX_CHECKS - 1
+
+
+async def test_checks_that_wait_end_with_their_authenticator() -> None:
+    made = authenticator(HASH, Throttle(), Bench())
+    logins = start(made, [f"guess-{number}" for number in range(3)])
+    await settle()
+    made.close()
+    ends = await asyncio.gather(*logins, return_exceptions=True)
+    assert [type(end) for end in ends] == [asyncio.CancelledError] * 3
+    await settle()
+    assert made._throttle._waiting == 0
 
 
 async def test_answers_that_wait_are_bounded() -> None:
@@ -298,8 +314,10 @@ async def test_guess_that_went_away_keeps_nobody_waiting() -> None:
     await settle()
     bench.do_one()
     assert await right
-    assert set(await asyncio.gather(*guesses)) == {False}
+    ends = await asyncio.gather(*guesses, return_exceptions=True)
+    assert [type(end) for end in ends] == [bool] + [TooManyLoginsError] * (MAX_CHECKS - 2)
     assert bench.taken == 2
+    assert made._throttle._failures == {HERE: (1, 1000.0)}  # nothing is known of the others
 
 
 async def test_who_comes_after_a_guess_went_away_is_checked() -> None:

@@ -797,6 +797,8 @@ def test_header_is_given_once_whatever_its_case() -> None:
     assert problems(with_destination(f"{auth}\n    headers: {{X-B: b, X-A: a}}")) == [
         f"10:23: {erp}.headers.X-A: is the same header as {erp}.auth.name; case doesn't count"
     ]
+    other = problems(with_destination("auth: {type: bearer, token: b, name: x-a}\n    headers: {X-A: a}"))
+    assert [problem.partition(": ")[2].partition(": ")[0] for problem in other] == [f"{erp}.auth.name"]
     assert read(with_destination(f"{auth}\n    headers: {{X-B: b}}")).destinations["erp"].headers
     assert len(problems(with_destination('headers: {"": a}'))) == 1
 
