@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -36,6 +37,17 @@ _log = logging.getLogger(__name__)
 
 _MAX_CACHED_BYTES = 1 << 20
 _CHUNKS = (1, 4, 16, 64, 256)  # rows a statement: few sizes, so that every statement stays prepared
+_PENDING = (
+    "SELECT id, event, due_at FROM deliveries WHERE destination = :destination AND fresh = :fresh"
+    " AND state = 'pending' AND blocked = 0"
+)
+# What is due, and the first that isn't: thousands may wait for their time, as replays do.
+_DUE = (
+    "SELECT json_group_array(json_array(d.id, d.due_at, length(e.body))) FROM ("  # noqa: S608
+    f" SELECT * FROM ({_PENDING} AND due_at <= :due_by ORDER BY due_at, id LIMIT :limit)"
+    f" UNION ALL SELECT * FROM ({_PENDING} AND due_at > :due_by ORDER BY due_at, id LIMIT 1)) AS d"
+    " JOIN events AS e ON e.id = d.event"
+)
 
 
 class Steps:
@@ -144,18 +156,20 @@ class Steps:
     def _claim_one(self, wish: Wish) -> Claimed:
         due: list[tuple[int, float, int]] = gathered(
             self._connection,
-            "SELECT json_group_array(json_array(d.id, d.due_at, length(e.body))) FROM ("
-            " SELECT id, event, due_at FROM deliveries WHERE destination = ? AND fresh = ?"
-            " AND state = 'pending' AND blocked = 0 ORDER BY due_at, id LIMIT ?) AS d"
-            " JOIN events AS e ON e.id = d.event",
-            (wish.destination, wish.fresh, wish.limit + 1),
+            _DUE,
+            {
+                "destination": wish.destination,
+                "fresh": wish.fresh,
+                # What was never tried is always due: the clock may have been set back since it was accepted.
+                "due_by": math.inf if wish.fresh else wish.now,
+                "limit": wish.limit + 1,
+            },
         )
         due.sort(key=lambda row: (row[1], row[0]))
         taken: list[int] = []
         size = 0
         for id_, due_at, length in due[: wish.limit]:
             size += length
-            # What was never tried is always due: the clock may have been set back since it was accepted.
             if (due_at > wish.now and not wish.fresh) or (taken and size > wish.max_bytes):
                 break
             taken.append(id_)

@@ -13,14 +13,17 @@ import apsw
 import pytest
 
 from relay.errors import StoreError, StoreUnavailableError
-from relay.model import Owed, References
+from relay.model import DeliveryState, Owed, References
 from relay.store import group_commit
 from relay.store.sqlite import SqliteStore, open_store
 from relay.store.upkeep import MAX_QUARANTINED
 from tests.store.conftest import read_sqlite
 from tests.store.opened import (
+    START,
     accept,
+    attempt,
     backlog,
+    claim_again,
     claim_all,
     event,
     ids,
@@ -110,15 +113,44 @@ async def test_each_commit_is_measured_and_waiting_events_share_one(
     assert len(commits) == before  # nothing was written
 
 
+async def in_its_thread(store: SqliteStore, look: Callable[[], Any]) -> Any:
+    """Do something with the connection of a store, where it may be used."""
+    return await store._commits.submit(lambda _: [look()], None)
+
+
+async def test_cost_of_a_claim_does_not_grow_with_what_becomes_due_later(store: SqliteStore) -> None:
+    connection = store._commits._connection
+    operations = 0  # of SQLite's virtual machine
+
+    def note() -> bool:
+        nonlocal operations
+        operations += 1
+        return False
+
+    async def cost() -> int:
+        nonlocal operations
+        operations = 0
+        assert ids((await claim_again(store, START + 1)).deliveries) == []
+        return operations
+
+    async def postpone(*event_ids: str) -> None:
+        await accept(store, *event_ids)
+        later = [attempt(one, DeliveryState.PENDING, due_at=START + 9000) for one in await claim_all(store)]
+        await store.record(later)
+
+    await in_its_thread(store, lambda: connection.set_progress_handler(note, 1))
+    await postpone("first")
+    before = await cost()
+    await postpone(*(f"e{number}" for number in range(100)))
+    assert await cost() < 2 * before
+
+
 async def test_prepared_statements_keep_no_large_bodies(store: SqliteStore) -> None:
     connection = store._commits._connection
 
-    async def in_its_thread(look: Callable[[], Any]) -> Any:
-        return await store._commits.submit(lambda _: [look()], None)
-
     async def kept_bytes() -> int:
         used: tuple[int, int] = await in_its_thread(
-            lambda: connection.status(apsw.SQLITE_DBSTATUS_STMT_USED)
+            store, lambda: connection.status(apsw.SQLITE_DBSTATUS_STMT_USED)
         )  # with what is bound to them
         return used[0]
 
@@ -128,7 +160,7 @@ async def test_prepared_statements_keep_no_large_bodies(store: SqliteStore) -> N
         (event(f"e{number}", body=bytes(LARGE)), References(), {"erp": Owed(claim=False)})
         for number in range(16)
     ]
-    await in_its_thread(lambda: store._steps.accept(burst))  # in one transaction, however they come
+    await in_its_thread(store, lambda: store._steps.accept(burst))  # in one transaction, however they come
     await offer(store, event("alone", body=bytes(16 * LARGE)), {"erp": False})
     assert await kept_bytes() < before + LARGE
 
