@@ -74,10 +74,12 @@ class Claims:
         """Look again what is to be done."""
         self._wake.set()
 
-    def notice(self) -> None:
-        """Learn that the store has something for this lane."""
-        if not (self.fresh.backlogged and self.again.backlogged):  # or else it is known already
-            self.fresh.backlogged = self.again.backlogged = True
+    def notice(self, *, fresh: bool | None) -> None:
+        """Learn that the store has first attempts for this lane, or others; None: perhaps of both kinds."""
+        news = [each for each in self._intakes if fresh in {None, each.fresh} and not each.backlogged]
+        for intake in news:
+            intake.backlogged = True
+        if news:  # or else it is known already
             self.look()
 
     def look(self) -> None:

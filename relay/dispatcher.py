@@ -86,11 +86,17 @@ class Dispatcher:
             lanes[destination] = lane if lane is not None and lane.reserve(size) else None
         return Reservation(lanes, size)
 
-    def notice(self, destinations: Iterable[str]) -> None:
-        """Tell lanes that the store has something for them."""
+    def notice(self, destinations: Iterable[str], *, fresh: bool | None = None) -> None:
+        """Tell lanes that the store has something for them.
+
+        Args:
+            destinations: whose.
+            fresh: whether it is first attempts; None: perhaps both. A lane looks for no others, and goes on
+                taking fresh deliveries right after their commit where there are none in the store.
+        """
         for destination in destinations:
             if (lane := self._lanes.get(destination)) is not None:
-                lane.notice()
+                lane.notice(fresh=fresh)
 
     def set_paused(self, destination: str, paused_at: float | None) -> None:
         """Send nothing to a destination from now on; None: send again."""

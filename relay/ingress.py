@@ -56,8 +56,8 @@ class Lanes(Protocol):
         """Keep room for an event's deliveries where there is some."""
         ...
 
-    def notice(self, destinations: Iterable[str]) -> None:
-        """Learn that the store has something for these destinations."""
+    def notice(self, destinations: Iterable[str], *, fresh: bool) -> None:
+        """Learn that the store has first attempts, or others, for these destinations."""
         ...
 
 
@@ -206,7 +206,7 @@ class Ingress:
             room.settle(claimed)
         if acceptance.duplicate:
             return await self._answer_duplicate(event, acceptance)
-        self._lanes.notice(name for name, one in owed.items() if not one.claim)
+        self._lanes.notice((name for name, one in owed.items() if not one.claim), fresh=True)
         return self._answer_accepted(event, tuple(owed))
 
     def _answer_accepted(self, event: Event, destinations: tuple[str, ...]) -> web.Response:

@@ -111,9 +111,9 @@ class Lane:
         self._claims.settle(size, delivery)
         self._pump()
 
-    def notice(self) -> None:
-        """Learn that the store has something for this lane."""
-        self._claims.notice()
+    def notice(self, *, fresh: bool | None) -> None:
+        """Learn that the store has first attempts for this lane, or others; None: perhaps of both kinds."""
+        self._claims.notice(fresh=fresh)
 
     def renewed(self, kept: Mapping[Claim, Delivery], lost: AbstractSet[Claim]) -> None:
         """Learn which claims have a new lease, and which somebody else has by now."""

@@ -17,8 +17,8 @@ _log = logging.getLogger(__name__)
 class Lanes(Protocol):
     """What repairs need of the dispatcher."""
 
-    def notice(self, destinations: Iterable[str]) -> None:
-        """Learn that the store has something for these destinations."""
+    def notice(self, destinations: Iterable[str], *, fresh: bool | None = None) -> None:
+        """Learn that the store has first attempts, or others, or perhaps both for these destinations."""
         ...
 
     def set_paused(self, destination: str, paused_at: float | None) -> None:
@@ -43,7 +43,7 @@ class Aftermath:
 
     def replayed(self, who: str, changed: Changed, destinations: Sequence[str]) -> None:
         """Tell of deliveries that were made, each for its destination."""
-        self._tell("deliveries.replayed", who, changed, counted(changed, destinations))
+        self._tell("deliveries.replayed", who, changed, counted(changed, destinations), fresh=False)
 
     def discarded(self, who: str, changed: Changed, deliveries: Sequence[DeliveryRecord]) -> None:
         """Tell of deliveries that were given up."""
@@ -56,9 +56,17 @@ class Aftermath:
         """Tell of dead deliveries that hold up nothing any more."""
         self._tell("deliveries.skipped", who, changed, {})
 
-    def _tell(self, fact: str, who: str, changed: Changed, by_destination: Mapping[str, int]) -> None:
+    def _tell(
+        self,
+        fact: str,
+        who: str,
+        changed: Changed,
+        by_destination: Mapping[str, int],
+        *,
+        fresh: bool | None = None,
+    ) -> None:
         """Wake the lanes, and log what was done if anything was."""
-        self._lanes.notice(changed.destinations)
+        self._lanes.notice(changed.destinations, fresh=fresh)
         if number := sum(changed.done):
             fields: dict[str, Any] = {"who": who, "number": number, "change": changed.id}
             if by_destination:

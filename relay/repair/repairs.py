@@ -137,7 +137,7 @@ class Repairs:
         now = self._now()
         await self._set_paused(Change(who, now, "resume", {"destination": destination}), destination)
         while await self._store.bring_forward(destination, now, now):
-            self.lanes.notice([destination])
+            self.lanes.notice([destination], fresh=False)
 
     async def _set_paused(self, change: Change, destination: str) -> None:
         """Change the store, then the lane; one at a time, so that the lane ends up as the store says."""
@@ -176,7 +176,7 @@ class Repairs:
         if acceptance is None:
             raise _no_quarantined(id_)
         if not acceptance.duplicate:
-            self.lanes.notice(owed)
+            self.lanes.notice(owed, fresh=True)
             if not owed:
                 self._metrics.unrouted.labels(event.source).inc()
             fields = {"who": who, "source": event.source, "event_id": event.event_id, "deliveries": len(owed)}

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import apsw
 import pytest
 from aiohttp import web
 
-from relay import app, dispatcher
+from relay import app, claims, dispatcher
+from relay.intake import ROOM
+from relay.store import Claimed
 from tests.http.conftest import StartRelay
+from tests.http.operator import Operator
 from tests.http.world import DEADLINE_SECONDS, Clock, Receiver, Running, lives, until
 
 HOURS = 6 * 3600.0
@@ -112,6 +116,56 @@ async def test_claim_that_is_lost_while_held_is_put_back_by_a_stop(
     await erp.arrived(2)
     await running.drain()
     assert running.deliveries() == [("pending", 0)]
+
+
+# ---- looking at the store
+
+
+@pytest.fixture
+def no_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "POLL_SECONDS", 1e6)
+
+
+def note_claims(running: Running, monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Return for each claim from now on, as it comes, whether it is of first attempts."""
+    store, noted = running.relay._store, list[bool]()
+    claim = store.claim
+
+    async def noting(destination: str, *, fresh: bool, **wish: Any) -> Claimed:
+        noted.append(fresh)
+        return await claim(destination, fresh=fresh, **wish)
+
+    monkeypatch.setattr(store, "claim", noting)
+    return noted
+
+
+@pytest.mark.usefixtures("no_polls")
+async def test_events_for_a_lane_without_room_have_it_look_at_nothing(
+    running: Running, erp: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    erp.otherwise = erp.hang
+    for number in range(ROOM):
+        await running.post({"eventId": str(number)})
+    noted = note_claims(running, monkeypatch)
+    for number in range(20):
+        await running.post({"eventId": f"more-{number}"})
+    assert [state for state, _ in running.deliveries()] == ["in_flight"] * ROOM + ["pending"] * 20
+    assert noted == []
+
+
+@pytest.mark.usefixtures("no_polls")
+async def test_replay_leaves_fresh_deliveries_on_their_way(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await running.post({"eventId": "old"})
+    await running.settled("delivered")
+    noted = note_claims(running, monkeypatch)
+    await Operator(running).post("/deliveries/1/replay")
+    await running.settled("delivered", number=2)
+    await running.post({"eventId": "fresh"})
+    await running.settled("delivered", number=3)
+    assert noted
+    assert not any(noted)
 
 
 # ---- attempts that can't be stored
