@@ -103,7 +103,9 @@ class Throttle:
         if self._waiting >= MAX_CHECKS_IN_ALL:
             raise _too_many()
         if len(turns.waiting) >= MAX_CHECKS:
-            turns.waiting.pop(0).set_exception(_too_many())
+            longest = turns.waiting.pop(0)
+            if not longest.done():  # as one is that was cancelled just now
+                longest.set_exception(_too_many())
         turn = asyncio.get_running_loop().create_future()
         turns.waiting.append(turn)
         self._waiting += 1
@@ -112,7 +114,7 @@ class Throttle:
         except asyncio.CancelledError:
             if turn in turns.waiting:
                 turns.waiting.remove(turn)
-            elif not turn.cancelled():  # it has been given the turn just now
+            elif not turn.cancelled() and turn.exception() is None:  # it has been given the turn just now
                 turns.pass_on()
             raise
         finally:

@@ -61,7 +61,7 @@ class Claims:
     # ---- taking
 
     def reserve(self, size: int) -> bool:
-        """Keep room for one fresh delivery, if there is some and nothing older waits in the store."""
+        """Keep room for one fresh delivery, if there is some and none is known to wait in the store."""
         return not (self.resting or self.closing) and self.fresh.reserve(size)
 
     def settle(self, size: int, delivery: Delivery | None) -> None:

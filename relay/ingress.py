@@ -205,6 +205,8 @@ class Ingress:
         finally:
             room.settle(claimed)
         if acceptance.duplicate:
+            # What came with it may have been about to wait for it, and doesn't.
+            self._lanes.notice((name for name, one in owed.items() if one.order_key is not None), fresh=True)
             return await self._answer_duplicate(event, acceptance)
         self._lanes.notice((name for name, one in owed.items() if not one.claim), fresh=True)
         return self._answer_accepted(event, tuple(owed))

@@ -65,7 +65,10 @@ class Intake:
         return self.room_bytes > 0 and (room >= self._room // 4 or (room > 0 and not self.waiting))
 
     def reserve(self, size: int) -> bool:
-        """Keep room for one delivery that is about to be stored, if there is some and nothing older waits."""
+        """Keep room for one delivery that is about to be stored, if there is some and none is known to wait.
+
+        What a claim under way brings may be older: to refuse meanwhile would keep a busy lane claiming.
+        """
         if self.backlogged or self.room <= 0 or self.room_bytes < size:
             return False
         self._reserved += 1

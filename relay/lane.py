@@ -103,7 +103,7 @@ class Lane:
     # ---- the fast path
 
     def reserve(self, size: int) -> bool:
-        """Keep room for one fresh delivery, if there is some and nothing older waits in the store."""
+        """Keep room for one fresh delivery, if there is some and none is known to wait in the store."""
         return self._claims.reserve(size)
 
     def settle(self, size: int, delivery: Delivery | None) -> None:

@@ -43,7 +43,9 @@ class Aftermath:
 
     def replayed(self, who: str, changed: Changed, destinations: Sequence[str]) -> None:
         """Tell of deliveries that were made, each for its destination."""
-        self._tell("deliveries.replayed", who, changed, counted(changed, destinations), fresh=False)
+        # Lanes are told of first attempts only where there may be some: they'd look for them in vain.
+        fresh = None if changed.left_order else False
+        self._tell("deliveries.replayed", who, changed, counted(changed, destinations), fresh=fresh)
 
     def discarded(self, who: str, changed: Changed, deliveries: Sequence[DeliveryRecord]) -> None:
         """Tell of deliveries that were given up."""

@@ -59,6 +59,11 @@ def keys_of(touched: Iterable[Leaving | Replay]) -> set[tuple[str, str]]:
     return {(each.destination, each.order_key) for each in touched if each.order_key is not None}
 
 
+def leaves_order(replaced: Iterable[Leaving], made: Iterable[Replay]) -> bool:
+    """Tell whether a place in an order was given up that nothing made takes: its order_by has changed."""
+    return not keys_of(replaced) <= keys_of(made)
+
+
 def replaced_by(delivery: int) -> str:
     """Return why a dead delivery is discarded when another one is made in its place."""
     return f"replayed as {delivery}"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from relay.model import Acceptance, DeliveryState, Event, Owed, References
 from relay.store.changing import (
@@ -21,6 +22,7 @@ from relay.store.changing import (
     first_of_each,
     first_possible,
     keys_of,
+    leaves_order,
     leaving,
     replaced_by,
 )
@@ -44,10 +46,10 @@ async def replay(connection: Connection, change: Change, replays: Sequence[Repla
     ]
     chosen = first_possible(replays, possible)
     wanted = [replays[place] for place in chosen]
-    if wanted:
-        await _make(connection, wanted, known, change.at)
+    replaced = await _make(connection, wanted, known, change.at) if wanted else []
     done = first_of_each(range(len(replays)), chosen)
-    return await _changed(connection, change, done, wanted)
+    changed = await _changed(connection, change, done, wanted)
+    return replace(changed, left_order=leaves_order(replaced, wanted))
 
 
 async def _lock_events(connection: Connection, events: Iterable[int]) -> set[int]:
@@ -84,10 +86,11 @@ def _is_possible(replay: Replay, known: Sequence[Leaving]) -> bool:
 
 async def _make(
     connection: Connection, replays: Sequence[Replay], known: Mapping[Pair, Sequence[Leaving]], now: float
-) -> None:
+) -> list[Leaving]:
     """Make deliveries that are possible, each in the place of all dead ones of its event and destination.
 
-    Nobody else has made one since `known` was read, so what was finished then still is.
+    Return those as they were. Nobody else has made one since `known` was read, so what was finished then
+    still is.
     """
     dead = {
         each.id: (_pair(replay), each)
@@ -102,6 +105,7 @@ async def _make(
     await _give_up(connection, reasons, now)
     await _insert(connection, made.values(), replays)
     await promote(connection, keys_of([*replays, *replaced]))
+    return replaced
 
 
 async def _new_ids(connection: Connection, number: int) -> list[int]:

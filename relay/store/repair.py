@@ -192,11 +192,13 @@ class Changed:
         id: of the change's record, for its further steps; None where nothing was done and none was there.
         done: for each item asked for, in order, whether it was done.
         destinations: who has something to deliver, or one thing less.
+        left_order: a place in an order was given up that nothing made took; whose turn it is may be fresh.
     """
 
     id: int | None
     done: tuple[bool, ...]
     destinations: frozenset[str] = frozenset()
+    left_order: bool = False
 
 
 @dataclass(frozen=True, slots=True)

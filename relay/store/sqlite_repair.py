@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import apsw
 
@@ -23,6 +23,7 @@ from relay.store.changing import (
     first_of_each,
     first_possible,
     keys_of,
+    leaves_order,
     leaving,
     replaced_by,
 )
@@ -67,7 +68,8 @@ class RepairSteps:
         )
         moves.update((replay.destination, None, DeliveryState.PENDING) for replay in made.values())
         done = first_of_each(range(len(replays)), chosen)
-        return Repaired(self._changed(change, done, made.values()), moves)
+        changed = self._changed(change, done, made.values())
+        return Repaired(replace(changed, left_order=leaves_order(replaced, made.values())), moves)
 
     def _possible(self, replays: Sequence[Replay]) -> list[int]:
         """Return the places of those replays that the deliveries of their events allow."""

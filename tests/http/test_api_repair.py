@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from relay import claims
 from relay.admin import representation
 from relay.claims import POLL_SECONDS
 from relay.repair import Progress, Sweep, mark
@@ -386,6 +387,20 @@ async def test_backlog_of_what_is_not_configured_any_more_is_listed_and_discarde
     assert step["discarded"] == 1
     names = [one["name"] for one in (await operator.get("/destinations"))["destinations"]]
     assert names == ["crm"]
+
+
+async def test_what_waited_behind_a_replayed_head_goes_at_once_where_the_order_has_changed(
+    relay: StartRelay, erp: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "POLL_SECONDS", 1e6)  # so nobody stumbles upon it
+    running = await relay(destinations={"erp": {"order_by": "orderId"}})
+    await die(running, erp, 1, orderId="a")
+    await running.post({"eventId": "behind", "orderId": "a"})
+    await running.reload(destinations={"erp": {"url": erp.url, "order_by": None}})
+    await running.post({"eventId": "other", "orderId": "a"})
+    await until(lambda: states(running) == ["dead", "pending", "delivered"])  # the new lane has looked
+    await Operator(running).post("/deliveries/1/replay", {})
+    await until(lambda: states(running) == ["discarded", "delivered", "delivered", "delivered"])
 
 
 async def test_all_heads_of_orders_are_skipped(relay: StartRelay, erp: Receiver) -> None:

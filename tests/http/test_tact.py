@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import psycopg
 import pytest
 from aiohttp import web
 
 from relay import claims
 from tests.http.conftest import StartRelay
 from tests.http.world import Clock, Receiver, Running, drop, until
+from tests.postgres import PostgresServer
 
 FAST = {"initial": "1ms", "max": "5ms"}
 AT_ONCE = 20  # webhooks posted at the same time
@@ -208,6 +210,34 @@ async def test_next_of_a_key_goes_as_soon_as_the_one_before_has_arrived(
     await erp.arrived(1)
     erp.release.set()
     await running.settled("delivered", number=20)
+
+
+async def test_what_came_with_a_duplicate_of_its_key_goes_at_once(
+    relay: StartRelay, erp: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "POLL_SECONDS", 1e6)  # so nobody stumbles upon it
+    with PostgresServer() as server:
+        server.start()
+        url = server.create_database()
+        running = await relay(store={"url": url}, destinations={"erp": {"order_by": "orderId"}})
+        accepting = running.relay._store._accepting  # type: ignore[attr-defined]
+        first = {"eventId": "first", "orderId": "A"}
+        await running.post(first)
+        await erp.arrived(1)
+        with psycopg.connect(url, autocommit=True) as connection:
+            sql = "SELECT count(*) FROM deliveries WHERE state = 'delivered'"
+            await until(lambda: connection.execute(sql).fetchone() == (1,))
+            with connection.transaction():
+                connection.execute("LOCK TABLE events IN EXCLUSIVE MODE")
+                posts = [asyncio.create_task(running.post({"eventId": "waits", "orderId": "B"}))]
+                await until(lambda: accepting.busy_seconds)
+                posts += [asyncio.create_task(running.post(first))]
+                await until(lambda: accepting.waiting == 1)
+                posts += [asyncio.create_task(running.post({"eventId": "second", "orderId": "A"}))]
+                await until(lambda: accepting.waiting == 2)
+            answers = [answer.json["status"] for answer in await asyncio.gather(*posts)]
+        assert answers == ["accepted", "duplicate", "accepted"]
+        await erp.arrived(3)
 
 
 async def test_failing_head_holds_only_its_own_key(relay: StartRelay, erp: Receiver) -> None:

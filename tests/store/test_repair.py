@@ -219,6 +219,18 @@ async def test_repeat_of_an_older_delivery_discards_the_dead_one_before_it(store
     assert await go_through(store) == ["e1"]
 
 
+@pytest.mark.parametrize(("key", "left"), [("k", False), ("other", True), (None, True)])
+async def test_replay_tells_that_it_left_the_order_of_the_dead_one(
+    store: Store, key: str | None, *, left: bool
+) -> None:
+    first = await bring(store, DELIVERED)
+    await store.replay(BY_HAND, [Replay(first.event, "erp", NOW, "k", of=first.id)])
+    died = attempt(await claim_one(store), DEAD)
+    await store.record([replace(died, transition=replace(died.transition, keeps_place=True))])
+    changed = await store.replay(BY_HAND, [Replay(first.event, "erp", NOW, key, of=first.id)])
+    assert (changed.done, changed.left_order) == ((True,), left)
+
+
 async def test_dead_deliveries_of_others_stay(store: Store) -> None:
     first, second = await bring(store, DEAD, "e1"), await bring(store, DEAD, "e2")
     await store.replay(BY_HAND, [Replay(first.event, "new", NOW)])

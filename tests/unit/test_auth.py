@@ -180,6 +180,41 @@ async def test_right_hashed_login_is_next_whatever_many_guesses_wait() -> None:
     await cancel(guesses)
 
 
+async def test_login_that_was_cancelled_makes_room_for_the_next() -> None:
+    throttle = Throttle()
+
+    async def take_turn() -> None:
+        async with throttle.turn(HERE):
+            await asyncio.Event().wait()
+
+    turns = [asyncio.create_task(take_turn()) for _ in range(1 + MAX_CHECKS)]
+    await settle()
+    turns.append(asyncio.create_task(take_turn()))
+    turns[1].cancel()  # before that one's first step, and noticed by its own after it
+    await settle()
+    assert [turn.done() for turn in turns] == [number == 1 for number in range(2 + MAX_CHECKS)]
+    await cancel(turns)
+
+
+async def test_login_that_is_given_up_while_it_is_cancelled_passes_nothing_on() -> None:
+    throttle, under_way = Throttle(), 0
+
+    async def take_turn() -> None:
+        nonlocal under_way
+        async with throttle.turn(HERE):
+            under_way += 1
+            await asyncio.Event().wait()
+
+    turns = [asyncio.create_task(take_turn()) for _ in range(1 + MAX_CHECKS)]
+    await settle()
+    turns.append(asyncio.create_task(take_turn()))
+    await asyncio.sleep(0)  # its first step makes the longest give up
+    turns[1].cancel()
+    await settle()
+    assert under_way == 1
+    await cancel(turns)
+
+
 @pytest.mark.parametrize("there", [HERE, THERE])
 async def test_guesses_that_wait_for_their_check_are_bounded_by_address(there: str) -> None:
     made = authenticator(HASH, Throttle(), Bench())
