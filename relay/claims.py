@@ -23,7 +23,10 @@ from relay.store import Store
 _log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  # how long something due may go unnoticed that nobody announced
-GATHER_SECONDS = 0.1  # at least, before something is claimed that becomes due
+# What becomes due one after the other needn't take a transaction each. A retry just recorded waits so long at
+# least; what comes after a claim, as replays do at their pace, a little longer.
+GATHER_SECONDS = 0.1
+GATHER_AFTER_CLAIM_SECONDS = 0.25
 PAUSE_SECONDS = 1.0  # between tries to reach a store that is away
 
 
@@ -87,10 +90,9 @@ class Claims:
         if any(intake.backlogged and intake.wants_more for intake in self._intakes):
             self._wake.set()
 
-    def expect(self, intake: Intake, due_at: float) -> None:
+    def expect(self, intake: Intake, due_at: float, gather_seconds: float = GATHER_SECONDS) -> None:
         """Look at the store again when something becomes due there."""
-        # What becomes due one after the other, as replays do, needn't take a transaction each.
-        pause = max(GATHER_SECONDS, due_at - self._now())
+        pause = max(gather_seconds, due_at - self._now())
         intake.claim_at = min(intake.claim_at, self._clock() + pause)
         self._wake.set()
 
@@ -153,7 +155,7 @@ class Claims:
             intake.take(delivery)
         intake.backlogged |= claimed.more
         if claimed.next_due_at is not None:
-            self.expect(intake, claimed.next_due_at)
+            self.expect(intake, claimed.next_due_at, GATHER_AFTER_CLAIM_SECONDS)
 
     # ---- giving back
 

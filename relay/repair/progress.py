@@ -25,9 +25,10 @@ from relay.store.repair import Filter
 MAX_STEP = 500  # events or deliveries that one step looks at
 # A step is one transaction that webhooks wait for, and takes the event loop's time: a few milliseconds, and a
 # rest after it that lets everything else come first.
-USUAL_STEP = 20
+USUAL_STEP = 50
 REST_SECONDS = 0.05
-LONGEST_REST_SECONDS = 0.2
+LONGEST_REST_SECONDS = 1.0
+REST_SHARE = 0.8  # of the time that what a step made takes to become due
 MAX_ID = 2**63 - 1  # of a store
 _MAX_INSTANT = 8e9  # the year 2223: far from where arithmetic with dates ends
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -178,9 +179,9 @@ class Goal:
     def rest_seconds(self, made: int) -> float:
         """Return how long to rest after a step that made so many deliveries.
 
-        There is no haste to make them much sooner than they are due: twice as fast as their pace will do.
+        There is no haste to make them much sooner than they are due: a little faster than their pace will do.
         """
-        return min(LONGEST_REST_SECONDS, max(REST_SECONDS, made * self.interval_seconds / 2))
+        return min(LONGEST_REST_SECONDS, max(REST_SECONDS, made * self.interval_seconds * REST_SHARE))
 
 
 @dataclass(frozen=True, slots=True)

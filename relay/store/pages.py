@@ -7,7 +7,7 @@ equal what is wanted. How a database is made to look at no more than that is lef
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from relay.model import DeliveryState, References
@@ -240,8 +240,9 @@ def event_record(row: Sequence[Any], deliveries: Iterable[Sequence[Any]], body: 
 
 def delivery_record(row: Sequence[Any]) -> DeliveryRecord:
     """Return a delivery made of `DELIVERY`."""
-    record = DeliveryRecord(*row)
-    return replace(record, state=DeliveryState(record.state), blocked=bool(record.blocked))
+    *ids, state, accepted_at, due_at, attempts, order_key, blocked, replay_of, reason = row
+    there = (DeliveryState(state), accepted_at, due_at, attempts, order_key, bool(blocked))
+    return DeliveryRecord(*ids, *there, replay_of, reason)
 
 
 def attempt_records(rows: Iterable[Sequence[Any]]) -> dict[int, tuple[AttemptRecord, ...]]:
