@@ -23,10 +23,11 @@ from relay.store import Store
 _log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  # how long something due may go unnoticed that nobody announced
-# What becomes due one after the other needn't take a transaction each. A retry just recorded waits so long at
-# least; what comes after a claim, as replays do at their pace, a little longer.
-GATHER_SECONDS = 0.1
-GATHER_AFTER_CLAIM_SECONDS = 0.25
+# Retries and replays are claimed a little before they are due, so that each goes at its own moment, and what
+# becomes due one after the other doesn't take a transaction each.
+AHEAD_SECONDS = 1.0
+GATHER_SECONDS = 0.1  # at least, before something is claimed that was recorded just now
+GATHER_AFTER_CLAIM_SECONDS = 0.9  # and what comes after a claim; less than AHEAD_SECONDS
 PAUSE_SECONDS = 1.0  # between tries to reach a store that is away
 
 
@@ -92,7 +93,7 @@ class Claims:
 
     def expect(self, intake: Intake, due_at: float, gather_seconds: float = GATHER_SECONDS) -> None:
         """Look at the store again when something becomes due there."""
-        pause = max(gather_seconds, due_at - self._now())
+        pause = max(gather_seconds, due_at - AHEAD_SECONDS - self._now())
         intake.claim_at = min(intake.claim_at, self._clock() + pause)
         self._wake.set()
 
@@ -139,20 +140,22 @@ class Claims:
     async def _claim(self, intake: Intake) -> None:
         """Claim what is due and fits, and note when to look again."""
         noticed, intake.backlogged = intake.backlogged, False  # whoever stores something now says so again
-        intake.claim_at = self._clock() + POLL_SECONDS
+        now, clock = self._now(), self._clock()
+        intake.claim_at = clock + POLL_SECONDS
+        probes = self._gate.probes
         try:
             claimed = await self._store.claim(
                 self._name,
                 fresh=intake.fresh,
-                limit=1 if self._gate.probes else intake.room,
+                limit=1 if probes else intake.room,
                 max_bytes=intake.room_bytes,
-                now=self._now(),
+                now=now if probes or intake.fresh else now + AHEAD_SECONDS,
             )
         except StoreError:
             intake.backlogged |= noticed
             raise
         for delivery in claimed.deliveries:
-            intake.take(delivery)
+            intake.take(delivery, 0.0 if intake.fresh else clock + max(0.0, delivery.due_at - now))
         intake.backlogged |= claimed.more
         if claimed.next_due_at is not None:
             self.expect(intake, claimed.next_due_at, GATHER_AFTER_CLAIM_SECONDS)

@@ -5,6 +5,7 @@ Bounded in number and bytes. When to claim more, and when to send, is the lane's
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Collection, Mapping
 from collections.abc import Set as AbstractSet
@@ -22,7 +23,7 @@ class Intake:
         fresh: whether it holds first attempts.
         backlogged: the store may have due deliveries of this kind that aren't here: they go first.
         claim_at: when to look at the store again, on the clock that never goes back.
-        waiting: claims that nobody has begun to send.
+        waiting: claims that nobody has begun to send, in the order in which they may be.
         sending: how many somebody has.
     """
 
@@ -34,6 +35,7 @@ class Intake:
         self.waiting: deque[Delivery] = deque()
         self.sending = 0
         self._held: dict[Claim, Delivery] = {}
+        self._begins_at: dict[Claim, float] = {}
         self._held_bytes = 0
         self._reserved = 0
         self._reserved_bytes = 0
@@ -82,16 +84,29 @@ class Intake:
         if delivery is not None:
             self.take(delivery)
 
-    def take(self, delivery: Delivery) -> None:
-        """Hold a claim."""
+    def take(self, delivery: Delivery, begins_at: float = 0.0) -> None:
+        """Hold a claim, to be sent from an instant on, on the clock that never goes back."""
         self._held[delivery.claim] = delivery
         self._held_bytes += len(delivery.event.body)
         self.waiting.append(delivery)
+        if begins_at:
+            self._begins_at[delivery.claim] = begins_at
+        if len(self.waiting) > 1 and self._begin_of(self.waiting[-2]) > begins_at:
+            self.waiting = deque(sorted(self.waiting, key=self._begin_of))
+
+    def begins_at(self) -> float:
+        """Return when the first of those that wait may be sent; infinite where none waits."""
+        return self._begin_of(self.waiting[0]) if self.waiting else math.inf
+
+    def _begin_of(self, delivery: Delivery) -> float:
+        return self._begins_at.get(delivery.claim, 0.0)
 
     def begin(self) -> Delivery:
-        """Return the one that has waited longest, to be sent."""
+        """Return the first of those that wait, to be sent."""
         self.sending += 1
-        return self.waiting.popleft()
+        delivery = self.waiting.popleft()
+        self._begins_at.pop(delivery.claim, None)
+        return delivery
 
     def put_back(self, delivery: Delivery) -> None:
         """Let one wait again that was not sent after all, before the others."""
@@ -113,4 +128,5 @@ class Intake:
     def drop(self, delivery: Delivery) -> None:
         """Forget a claim."""
         del self._held[delivery.claim]
+        self._begins_at.pop(delivery.claim, None)
         self._held_bytes -= len(delivery.event.body)

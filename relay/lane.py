@@ -200,19 +200,25 @@ class Lane:
         while self._free and not self._claims.resting and not self._claims.closing:
             intake = self._next_intake()
             if intake is None:
+                if self._again.sending < self._again_slots and self._again.waiting:
+                    self._pump_in(self._again.begins_at() - self._clock())
                 return
             if self._now() + self._outlast_seconds > intake.waiting[0].lease_until:
                 self._lapsing.set()
                 return
             wait, generation = self._gate.begin(self._clock())
             if wait > 0:
-                if self._pumping is None:
-                    self._pumping = self._loop.call_later(wait, self._pump_again)
+                self._pump_in(wait)
                 return
             self._again_next = intake is self._fresh
             self._free.pop().set_result(_Turn(intake, intake.begin(), generation))
             if self._gate.probes:
                 self._look()  # one probe, and nothing beside it
+
+    def _pump_in(self, seconds: float) -> None:
+        if self._pumping is not None:
+            self._pumping.cancel()
+        self._pumping = self._loop.call_later(max(0.0, seconds), self._pump_again)
 
     def _pump_again(self) -> None:
         self._pumping = None
@@ -221,7 +227,7 @@ class Lane:
     def _next_intake(self) -> Intake | None:
         """Return which kind may begin an attempt; where both may, they take turns."""
         fresh = bool(self._fresh.waiting)
-        again = bool(self._again.waiting) and self._again.sending < self._again_slots
+        again = self._again.sending < self._again_slots and self._again.begins_at() <= self._clock()
         if fresh and again:
             return self._again if self._again_next else self._fresh
         return self._fresh if fresh else self._again if again else None

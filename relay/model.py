@@ -81,6 +81,7 @@ class Delivery:
         fresh: never tried, and no replay.
         ordered: others may wait for it.
         lease_until: when the claim ends, unless it is renewed.
+        due_at: not before it, where it isn't fresh.
     """
 
     id: int
@@ -92,6 +93,7 @@ class Delivery:
     fresh: bool = True
     ordered: bool = False
     lease_until: float = math.inf
+    due_at: float = 0.0
 
     @property
     def claim(self) -> Claim:

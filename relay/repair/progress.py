@@ -26,9 +26,11 @@ MAX_STEP = 500  # events or deliveries that one step looks at
 # A step is one transaction that webhooks wait for, and takes the event loop's time: a few milliseconds, and a
 # rest after it that lets everything else come first.
 USUAL_STEP = 50
+LEAST_STEP = 5
 REST_SECONDS = 0.05
 LONGEST_REST_SECONDS = 1.0
 REST_SHARE = 0.8  # of the time that what a step made takes to become due
+PACE_SECONDS = 0.1  # a step of a replay makes no more than becomes due in this time, or LEAST_STEP
 MAX_ID = 2**63 - 1  # of a store
 _MAX_INSTANT = 8e9  # the year 2223: far from where arithmetic with dates ends
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -175,6 +177,11 @@ class Goal:
     def interval_seconds(self) -> float:
         """From one delivery to the next."""
         return self.pace.per_seconds / self.pace.count
+
+    @property
+    def step(self) -> int:
+        """How many events a step looks at: many short steps delay webhooks less than a few long ones."""
+        return min(MAX_STEP, max(LEAST_STEP, round(PACE_SECONDS / self.interval_seconds)))
 
     def rest_seconds(self, made: int) -> float:
         """Return how long to rest after a step that made so many deliveries.

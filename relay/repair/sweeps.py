@@ -37,9 +37,11 @@ class Sweeps:
         """Make one step of a replay, in order of acceptance."""
         wanted, progress = sweep.bounded(), sweep.progress
         _require_replayable(wanted, goal, config)
-        page = Page(sweep.limit, progress.after, newest_first=False)
+        limit = sweep.limit if sweep.dry_run else min(sweep.limit, goal.step)
+        page = Page(limit, progress.after, newest_first=False)
         bodies = needs_bodies(config, goal, wanted)
-        found = await self._store.find_events(wanted, page, bodies=bodies)
+        to = None if goal.by_routes else goal.to or wanted.destination
+        found = await self._store.find_events(wanted, page, bodies=bodies, to=to)
         now = self._now()
         start = max(now, progress.due_at)
         planning = partial(plan, found.items, config, goal, wanted, start)

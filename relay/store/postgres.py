@@ -160,8 +160,10 @@ class PostgresStore:
 
     # ---- what operators find and change
 
-    async def find_events(self, wanted: Filter, page: Page, *, bodies: bool = False) -> Found[EventRecord]:
-        return await self._reading(partial(finding.find_events, bodies=bodies), wanted, page)
+    async def find_events(
+        self, wanted: Filter, page: Page, *, bodies: bool = False, to: str | None = None
+    ) -> Found[EventRecord]:
+        return await self._reading(partial(finding.find_events, bodies=bodies, to=to), wanted, page)
 
     async def find_deliveries(self, wanted: Filter, page: Page) -> Found[DeliveryRecord]:
         return await self._reading(finding.find_deliveries, wanted, page)

@@ -49,7 +49,7 @@ _WANTED = "unnest(%(ids)s::bigint[]) WITH ORDINALITY AS wanted (id, place)"
 
 
 async def find_events(
-    connection: Connection, wanted: Filter, page: Page, *, bodies: bool = False
+    connection: Connection, wanted: Filter, page: Page, *, bodies: bool = False, to: str | None = None
 ) -> Found[EventRecord]:
     """Return events, by (received_at, id)."""
     search = await search_for(connection, wanted, page)
@@ -61,7 +61,7 @@ async def find_events(
         search.bindings,
     )
     ids, cursor = cut_events(rows, page, search.end, MAX_PAGE_BYTES if bodies else None)
-    return Found(await _events(connection, ids, bodies=bodies), cursor)
+    return Found(await _events(connection, ids, bodies=bodies, to=to), cursor)
 
 
 async def find_deliveries(connection: Connection, wanted: Filter, page: Page) -> Found[DeliveryRecord]:
@@ -135,8 +135,10 @@ async def paused(connection: Connection) -> dict[str, float]:
 # ---- what a page holds
 
 
-async def _events(connection: Connection, ids: Sequence[int], *, bodies: bool) -> tuple[EventRecord, ...]:
-    wanted = {"ids": list(ids)}
+async def _events(
+    connection: Connection, ids: Sequence[int], *, bodies: bool, to: str | None = None
+) -> tuple[EventRecord, ...]:
+    wanted = {"ids": list(ids), "to": to}
     rows = await _rows(
         connection,
         f"SELECT {EVENT}, e.size, {'e.body' if bodies else 'NULL'} FROM {_WANTED}"  # noqa: S608
@@ -147,7 +149,8 @@ async def _events(connection: Connection, ids: Sequence[int], *, bodies: bool) -
     for row in await _rows(
         connection,
         f"SELECT e.id, {DELIVERY} FROM {_WANTED} CROSS JOIN {_EVENT_BY_ID}"  # noqa: S608
-        f" CROSS JOIN {_DELIVERIES_OF_EVENT} ORDER BY d.id",
+        f" CROSS JOIN {_DELIVERIES_OF_EVENT} WHERE %(to)s::text IS NULL OR d.destination = %(to)s"
+        " ORDER BY d.id",
         wanted,
     ):
         deliveries[row[0]].append(row[1:])

@@ -69,11 +69,11 @@ WITH due AS MATERIALIZED (
     FROM sized AS s
     WHERE d.id = s.id AND s.place <= %(limit)s AND (s.place = 1 OR s.total <= %(max_bytes)s)
     RETURNING d.id, d.destination, d.accepted_at, d.attempts, d.fresh, d.order_key IS NOT NULL AS ordered,
-        d.event, s.place
+        d.due_at, d.event, s.place
 )
 SELECT (SELECT count(*) FROM sized), c.id, c.destination, c.accepted_at, c.attempts, c.fresh, c.ordered,
-    e.source, e.event_id, e.received_at, e.content_type, e.event_type, e.transaction_status, e.trace_id,
-    e.body
+    c.due_at, e.source, e.event_id, e.received_at, e.content_type, e.event_type, e.transaction_status,
+    e.trace_id, e.body
 FROM claimed AS c JOIN events AS e ON e.id = c.event ORDER BY c.place
 """
 _NEXT_DUE = """
@@ -193,8 +193,8 @@ class Steps:
         rows = await cursor.fetchall()
         until = wish.now + LEASE_SECONDS
         deliveries = tuple(
-            Delivery(id_, destination, accepted_at, attempts, token, Event(*event), fresh, ordered, until)
-            for _, id_, destination, accepted_at, attempts, fresh, ordered, *event in rows
+            Delivery(id_, to, accepted_at, attempts, token, Event(*event), fresh, ordered, until, due_at)
+            for _, id_, to, accepted_at, attempts, fresh, ordered, due_at, *event in rows
         )
         more = bool(rows) and rows[0][0] > len(rows)
         if wish.fresh:

@@ -225,8 +225,10 @@ class Replay:
 class Repair(Protocol):
     """The part of a store that operators need."""
 
-    async def find_events(self, wanted: Filter, page: Page, *, bodies: bool = False) -> Found[EventRecord]:
-        """Return events, by the time of acceptance."""
+    async def find_events(
+        self, wanted: Filter, page: Page, *, bodies: bool = False, to: str | None = None
+    ) -> Found[EventRecord]:
+        """Return events, by the time of acceptance; with their deliveries to one destination only, or all."""
         ...
 
     async def find_deliveries(self, wanted: Filter, page: Page) -> Found[DeliveryRecord]:

@@ -191,8 +191,11 @@ class SqliteStore:
 
     # ---- what operators find and change
 
-    async def find_events(self, wanted: Filter, page: Page, *, bodies: bool = False) -> Found[EventRecord]:
-        return await self._finding.read(partial(self._finder.find_events, wanted, page, bodies=bodies))
+    async def find_events(
+        self, wanted: Filter, page: Page, *, bodies: bool = False, to: str | None = None
+    ) -> Found[EventRecord]:
+        find = partial(self._finder.find_events, wanted, page, bodies=bodies, to=to)
+        return await self._finding.read(find)
 
     async def find_deliveries(self, wanted: Filter, page: Page) -> Found[DeliveryRecord]:
         return await self._finding.read(partial(self._finder.find_deliveries, wanted, page))

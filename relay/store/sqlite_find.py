@@ -53,7 +53,9 @@ class Finder:
     def __init__(self, connection: apsw.Connection) -> None:
         self._connection = connection
 
-    def find_events(self, wanted: Filter, page: Page, *, bodies: bool = False) -> Found[EventRecord]:
+    def find_events(
+        self, wanted: Filter, page: Page, *, bodies: bool = False, to: str | None = None
+    ) -> Found[EventRecord]:
         """Return events, by (received_at, id)."""
         with self._connection:  # all statements see the same moment
             search = search_for(self._connection, wanted, page)
@@ -66,7 +68,7 @@ class Finder:
                 search.bindings,
             )
             ids, cursor = cut_events(rows, page, search.end, MAX_PAGE_BYTES if bodies else None)
-            items = self._events(ids, bodies=bodies)
+            items = self._events(ids, bodies=bodies, to=to)
         return Found(items, cursor)
 
     def find_deliveries(self, wanted: Filter, page: Page) -> Found[DeliveryRecord]:
@@ -137,13 +139,14 @@ class Finder:
 
     # ---- what a page holds
 
-    def _events(self, ids: Sequence[int], *, bodies: bool) -> tuple[EventRecord, ...]:
-        wanted = {"ids": json.dumps(ids)}
+    def _events(self, ids: Sequence[int], *, bodies: bool, to: str | None = None) -> tuple[EventRecord, ...]:
+        wanted = {"ids": json.dumps(ids), "to": to}
         rows = gathered(
             self._connection,
             f"SELECT json_group_array(json_array({EVENT}, length(e.body),"  # noqa: S608
             f" json((SELECT json_group_array({_DELIVERY} ORDER BY d.id) FROM deliveries AS d"
-            " INDEXED BY deliveries_event WHERE d.event = e.id))) ORDER BY wanted.key)"
+            " INDEXED BY deliveries_event WHERE d.event = e.id AND (:to IS NULL OR d.destination = :to))))"
+            " ORDER BY wanted.key)"
             " FROM json_each(:ids) AS wanted CROSS JOIN events AS e ON e.id = wanted.value",
             wanted,
         )

@@ -191,7 +191,7 @@ class Steps:
         # One row for all: hex, since SQLite has no way to gather blobs.
         rows, bodies = self._connection.execute(
             "SELECT json_group_array(json_array(d.id, d.destination, d.accepted_at, d.attempts, d.fresh,"
-            " d.order_key IS NOT NULL, json_object("
+            " d.order_key IS NOT NULL, d.due_at, json_object("
             "'source', source, 'event_id', event_id, 'received_at', received_at,"
             " 'content_type', content_type, 'event_type', event_type,"
             " 'transaction_status', transaction_status, 'trace_id', trace_id))),"
@@ -201,10 +201,10 @@ class Steps:
         ).get
         found = {}
         for row, body in zip(json.loads(rows), bodies.split(","), strict=True):
-            id_, destination, accepted_at, attempts, fresh, ordered, fields = row
+            id_, destination, accepted_at, attempts, fresh, ordered, due_at, fields = row
             event = Event(**fields, body=bytes.fromhex(body))
             claim = (id_, destination, accepted_at, attempts, token, event, bool(fresh), bool(ordered))
-            found[id_] = Delivery(*claim, lease_until=now + LEASE_SECONDS)
+            found[id_] = Delivery(*claim, lease_until=now + LEASE_SECONDS, due_at=due_at)
         return tuple(found[id_] for id_ in ids)
 
     def record(self, batches: Sequence[Sequence[Attempt]]) -> list[list[bool]]:

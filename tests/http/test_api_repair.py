@@ -389,6 +389,16 @@ async def test_backlog_of_what_is_not_configured_any_more_is_listed_and_discarde
     assert names == ["crm"]
 
 
+async def test_step_of_a_replay_is_no_longer_than_its_pace_allows(
+    running: Running, operator: Operator, erp: Receiver
+) -> None:
+    await die(running, erp, 12)
+    wanted = {"filter": {"state": "dead"}, "pace": "50/s"}
+    assert (await operator.post("/replay", {**wanted, "dry_run": True}))["replayed"] == 12
+    assert (await operator.post("/replay", wanted))["replayed"] == 5
+    assert (await operator.post("/replay", {**wanted, "pace": "100/s"}))["replayed"] == 7
+
+
 async def test_what_waited_behind_a_replayed_head_goes_at_once_where_the_order_has_changed(
     relay: StartRelay, erp: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

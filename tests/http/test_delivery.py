@@ -248,6 +248,20 @@ async def test_any_other_status_is_retried(running: Running, erp: Receiver, stat
     assert running.attempts() == [(status, None, "pending")] * 2 + [(200, None, "delivered")]
 
 
+async def test_retry_is_claimed_ahead_and_not_sent_before_it_is_due(running: Running, erp: Receiver) -> None:
+    erp.script.append((503, {"Retry-After": "2"}))
+    await running.post()
+    await until(lambda: running.deliveries() == [("pending", 1)])
+    ((due_at,),) = running.rows("SELECT due_at FROM deliveries")
+    await until(lambda: running.deliveries() == [("in_flight", 1)])
+    await running.post({"eventId": "fresh"})  # has nothing to wait for
+    await erp.arrived(2)
+    await running.settled("delivered", number=2)
+    ((started_at,),) = running.rows("SELECT started_at FROM attempts WHERE number = 2")
+    assert started_at >= due_at
+    assert json.loads(erp.requests[1].body)["eventId"] == "fresh"
+
+
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirect_is_retried_and_never_followed(
     running: Running, erp: Receiver, crm: Receiver, status: int
