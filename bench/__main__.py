@@ -17,7 +17,7 @@ from pathlib import Path
 
 import apsw
 
-from bench import load, memory, peers, scale, steady, traffic, waiting
+from bench import load, memory, pages, peers, scale, steady, traffic, waiting
 from bench.figures import show
 from bench.options import Options
 
@@ -34,6 +34,7 @@ _LONG: dict[str, Callable[[Options], None]] = {
     "memory": memory.memory,
     "scale": scale.scale,
     "peers": peers.peers,
+    "pages": pages.pages,
 }
 _PARTS = _QUICK | _LONG
 _WITHOUT_WRK = {"latency", "island", "replay"}

@@ -8,6 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import shutil
+import threading
 from collections.abc import Callable, Coroutine, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -22,9 +25,11 @@ from relay.auth import Authenticator, Throttle, client_address
 from relay.config import Account, Config, load
 from relay.dispatcher import Dispatcher
 from relay.errors import ConfigError, RelayError, StoreError
+from relay.history import History, Matches
 from relay.ingress import Ingress, IngressConfig
 from relay.listener import ApplicationRunner, Listener, Server
 from relay.metrics import Metrics
+from relay.notify import Notifier
 from relay.repair import RepairConfig, Repairs
 from relay.routing import Router
 from relay.store import Store
@@ -41,8 +46,10 @@ RETENTION_EVERY_SECONDS = 3600.0
 RETENTION_STEP = 200  # events looked at in one transaction
 RETENTION_REST_SECONDS = 0.05  # between two, for the webhooks
 CERTIFICATE_EVERY_SECONDS = 60.0
+DISK_EVERY_SECONDS = 15.0
 PAUSES_EVERY_SECONDS = 1.0
 CLOSE_SECONDS = 5.0
+LAST_MATCHES_SECONDS = 1.0  # a statistic isn't worth a longer stop
 LAST_ANSWER_SECONDS = 1.0  # for the answers to webhooks that have arrived
 
 
@@ -99,6 +106,9 @@ class Relay:
         stack.callback(self._close_authenticators)
         self._store = await self._open_store(config)
         stack.push_async_callback(self._close_store)
+        self._history = History(self.metrics, self._now)
+        self._matches = Matches(self.metrics, self._store, self._now)
+        stack.push_async_callback(self._store_matches)
         self._dispatcher = Dispatcher(self._store, self.metrics, self._now, await self._store.paused())
         self._ingress = Ingress(
             self._ingress_config(config), self._store, self._dispatcher, self.metrics, self._now
@@ -107,7 +117,7 @@ class Relay:
         self._repairs = Repairs(
             self._repair_config(config), self._store, self._dispatcher, self.metrics, self._now
         )
-        process = Process(self._not_ready, self.reload)
+        process = Process(self._not_ready, self.reload, lambda: self._config, self._history)
         self._admin = Admin(self._repairs, self._store, self.metrics, self._now, process)
         self.admin = Listener(
             ApplicationRunner(
@@ -118,20 +128,28 @@ class Relay:
             )
         )
         stack.push_async_callback(self.admin.close)
+        self._notifier = Notifier(self._store, self._dispatcher.states, self.metrics, self._now)
+        stack.callback(self._notifier.close)
         self.public = Listener(web.ServerRunner(self._server, shutdown_timeout=LAST_ANSWER_SECONDS))
         self._chores: list[asyncio.Task[None]] = []
         self._start_chore(self._dispatcher.keep_leases(), stack)  # until the last lane is closed
         stack.push_async_callback(self._drain)
         self._apply(config)
         await self.public.bind(config.server.listen, config.server.tls)
+        self._refresh_certificate()
         await self.admin.bind(config.admin.listen)
         for chore in (
             self._delete_old_events(),
             self._watch_certificate(),
             self._follow_pauses(),
             self._watch_readiness(),
+            self._notifier.run(),
+            self._history.keep(),
+            self._matches.keep(),
         ):
             self._start_chore(chore, stack)
+        if not config.store.is_postgres:
+            stack.callback(self._watch_disk(config.store.path.parent).set)
 
     def _start_chore(self, chore: Coroutine[Any, Any, None], stack: AsyncExitStack) -> None:
         task = asyncio.create_task(chore)
@@ -166,6 +184,10 @@ class Relay:
     async def _close_store(self) -> None:
         with contextlib.suppress(TimeoutError):  # a disk that hangs must not keep the process
             await asyncio.wait_for(self._store.close(), CLOSE_SECONDS)
+
+    async def _store_matches(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._matches.store(), LAST_MATCHES_SECONDS)
 
     async def failed(self) -> None:
         """Wait until a part of the relay ends by a bug, and raise what ended it."""
@@ -212,19 +234,23 @@ class Relay:
             except RelayError:
                 _log.critical("listener.lost", exc_info=True)  # readiness says so as well
             raise ConfigError([f"{self._path}: {error}"]) from error
-        self.public.refresh_certificate()
+        self._refresh_certificate()
 
     def _apply(self, config: Config) -> None:
         """Put a configuration into effect; can't fail, and nothing runs in between."""
         for source in config.sources:
             self.metrics.add_source(source)
+        for route in config.routes:
+            self.metrics.add_route(route.name)
         self._dispatcher.configure(config.destinations)
+        self._notifier.configure(config)
         self._ingress.config = self._ingress_config(config)
         self._repairs.config = self._repair_config(config)
         self._server.idle_seconds = config.server.idle_timeout.total_seconds()
         self._admin.authenticator = (
             self._authenticator(_ADMIN, config.admin.auth, ()) if config.admin.auth else None
         )
+        self._admin.roles = config.admin.roles
 
     def _ingress_config(self, config: Config) -> IngressConfig:
         return IngressConfig(
@@ -324,7 +350,30 @@ class Relay:
     async def _watch_certificate(self) -> None:
         while True:
             await asyncio.sleep(CERTIFICATE_EVERY_SECONDS)
-            self.public.refresh_certificate()
+            self._refresh_certificate()
+
+    def _refresh_certificate(self) -> None:
+        self.public.refresh_certificate()
+        expires_at = self.public.certificate_expires_at
+        self.metrics.certificate_expiry.set(math.nan if expires_at is None else expires_at)
+
+    def _watch_disk(self, folder: Path) -> threading.Event:
+        """Say in metrics how full the disk is that a SQLite file is on, until the event returned is set.
+
+        In a thread that nothing waits for: a disk that hangs must keep neither the loop nor the process.
+        """
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.is_set():
+                with contextlib.suppress(OSError):
+                    usage = shutil.disk_usage(folder)
+                    self.metrics.disk_free.set(usage.free)
+                    self.metrics.disk_size.set(usage.total)
+                ended.wait(DISK_EVERY_SECONDS)
+
+        threading.Thread(target=watch, name="disk", daemon=True).start()
+        return ended
 
 
 def _order_by(config: Config) -> dict[str, str]:

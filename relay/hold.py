@@ -1,7 +1,8 @@
 """Maintenance windows: when a destination must be left alone. Pure: time is an argument.
 
-Owns how a window is written, and its beginnings and ends across changes of the clock. The rules of the time
-zones are `zoneinfo`'s, which reads each once and keeps it. What waits meanwhile is left to `lane`.
+Owns how a window is written, and its beginnings and ends across changes of the clock. The hours in
+which events are expected are such windows, too. The rules of the time zones are `zoneinfo`'s, which reads
+each once and keeps it. What waits meanwhile is left to `lane`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError, available_timezones
 from pydantic import BeforeValidator, WithJsonSchema
 
 HORIZON = timedelta(days=7)  # no hold is said to last longer; ask again then
+PATIENCE = timedelta(days=35)  # for time within windows to pass
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _DAY_MINUTES = 24 * 60
 _WINDOW = re.compile(r"([A-Za-z,-]+) ([0-9]{1,2}:[0-9]{2})-([0-9]{1,2}:[0-9]{2}) ([!-~]{1,64})")
@@ -96,6 +98,25 @@ def next_start(windows: Sequence[Window], now: float) -> float | None:
     """
     starts = (start for start, _ in _spans(windows, now, 2 * HORIZON))  # a change of the clock may skip one
     return min((start for start in starts if start > now), default=None)
+
+
+def elapses_at(windows: Sequence[Window], since: float, seconds: float) -> float | None:
+    """Return when so much time within windows has passed since an instant; without windows, any time counts.
+
+    Returns:
+        UTC, as seconds since 1970; None if it isn't within `PATIENCE`.
+    """
+    if not windows:
+        return since + seconds
+    for ahead in (HORIZON, PATIENCE):
+        left, counted_until = seconds, since
+        for start, end in sorted(_spans(windows, since, ahead)):
+            begin = max(start, counted_until)
+            if left <= end - begin:
+                return begin + left
+            left -= max(0.0, end - begin)
+            counted_until = max(counted_until, end)
+    return None
 
 
 def _spans(windows: Sequence[Window], now: float, ahead: timedelta) -> Iterator[tuple[float, float]]:

@@ -24,7 +24,7 @@ from relay.errors import BadPayloadError, StoreError, TooManyLoginsError
 from relay.listener import JSON, error_response, json_response
 from relay.metrics import NO_SOURCE, Metrics, event_type_label
 from relay.model import Acceptance, Delivery, Event, Owed, Quarantined, References
-from relay.routing import Router
+from relay.routing import Route, Router, destinations_of
 from relay.store import Store
 from relay.wire import header_text
 
@@ -106,6 +106,7 @@ class Ingress:
         self._requests = cache(metrics.requests.labels)
         self._events = cache(metrics.events.labels)
         self._last_event = cache(metrics.last_event.labels)
+        self._matches = cache(metrics.route_matches.labels)
         self._unrouted = metrics.unrouted
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
@@ -158,11 +159,12 @@ class Ingress:
             trace_id=_trace_id(request),
             body=body,
         )
+        routes = config.router.matching(source, payload)
         keys = {
             destination: payloads.order_key(payload, config.order_by.get(destination))
-            for destination in config.router.destinations(source, payload)
+            for destination in destinations_of(routes)
         }
-        return await self._store_event(event, payloads.references(payload), keys)
+        return await self._store_event(event, payloads.references(payload), keys, routes)
 
     async def _admit(self, request: web.BaseRequest, config: IngressConfig, source: str) -> None:
         """Refuse what needs no look at the body."""
@@ -187,9 +189,20 @@ class Ingress:
             request.writer.output_size = 0  # an interim answer; the real one is still to come
 
     async def _store_event(
-        self, event: Event, references: References, order_keys: Mapping[str, str | None]
+        self,
+        event: Event,
+        references: References,
+        order_keys: Mapping[str, str | None],
+        routes: Sequence[Route],
     ) -> web.Response:
-        """Store an event for the destinations that have an order key, or None, and answer."""
+        """Store an event for the destinations that have an order key, or None, and answer.
+
+        Args:
+            event: to be stored.
+            references: what else it can be found by.
+            order_keys: by destination.
+            routes: that match the event.
+        """
         room = self._lanes.reserve(tuple(order_keys), len(event.body))
         owed = {
             name: _UNORDERED[claim] if (key := order_keys[name]) is None else Owed(claim, key)
@@ -209,6 +222,8 @@ class Ingress:
             self._lanes.notice((name for name, one in owed.items() if one.order_key is not None), fresh=True)
             return await self._answer_duplicate(event, acceptance)
         self._lanes.notice((name for name, one in owed.items() if not one.claim), fresh=True)
+        for route in routes:
+            self._matches(route.name).inc()
         return self._answer_accepted(event, tuple(owed))
 
     def _answer_accepted(self, event: Event, destinations: tuple[str, ...]) -> web.Response:

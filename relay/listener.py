@@ -16,6 +16,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
+from relay.certificate import expires_at
 from relay.config import Tls, split_address
 from relay.errors import RelayError
 
@@ -131,6 +132,8 @@ class Listener:
         self._bound: tuple[str, Tls | None] | None = None
         self._context: ssl.SSLContext | None = None
         self._certificate: tuple[float, ...] = ()
+        self.certificate_expires_at: float | None = None
+        """Of the certificate in use, None without one; it may also be one whose time can't be read."""
 
     async def bind(self, address: str, tls: Tls | None = None) -> None:
         """Listen on an address, and then no longer on the one before; connections stay.
@@ -159,7 +162,7 @@ class Listener:
             reason = os.strerror(error.errno or 0).lower() if known else "no such address on this machine"
             raise RelayError(f"can't listen on {address}: {reason}") from error
         self._site, self._bound, self._context = site, (address, tls), context
-        self._certificate = _modified(tls)
+        self._certificate, self.certificate_expires_at = _modified(tls), _expires_at(tls)
         if previous is not None:
             await previous.stop()
 
@@ -189,7 +192,7 @@ class Listener:
         except (OSError, ValueError) as error:
             _log.warning("certificate.not_reloaded", extra={"fields": {"error": str(error)}})
             return
-        self._certificate = modified
+        self._certificate, self.certificate_expires_at = modified, _expires_at(tls)
         _log.info("certificate.reloaded", extra={"fields": {"file": str(tls.cert_file)}})
 
 
@@ -201,6 +204,16 @@ def _modified(tls: Tls | None) -> tuple[float, ...]:
         return tuple(file.stat().st_mtime_ns for file in (tls.cert_file, tls.key_file))
     except OSError:
         return ()
+
+
+def _expires_at(tls: Tls | None) -> float | None:
+    """Return when a certificate expires, None where that can't be told."""
+    if tls is None:
+        return None
+    try:
+        return expires_at(tls.cert_file.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, ValueError):
+        return None
 
 
 def json_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -6,6 +6,8 @@ once and kept, and exist from the start, so that a rate over a first failure isn
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -91,6 +93,12 @@ class Metrics:
             ["source"],
             registry=registry,
         )
+        self.route_matches = Counter(
+            "itscope_relay_route_matches",
+            "Accepted events that a route matched",
+            ["route"],
+            registry=registry,
+        )
         self.attempts = Counter(
             "itscope_relay_delivery_attempts",
             "Tries to deliver, by outcome",
@@ -149,6 +157,23 @@ class Metrics:
             "1 if webhooks are accepted, else 0: the store can't be used, or the relay is stopping",
             registry=registry,
         )
+        self.disk_free = Gauge(
+            "itscope_relay_disk_free_bytes",
+            "Room left where the SQLite file is, NaN with PostgreSQL",
+            registry=registry,
+        )
+        self.disk_size = Gauge(
+            "itscope_relay_disk_size_bytes",
+            "Size of the file system where the SQLite file is, NaN with PostgreSQL",
+            registry=registry,
+        )
+        self.certificate_expiry = Gauge(
+            "itscope_relay_certificate_expiry_timestamp_seconds",
+            "When the certificate in use expires, NaN without server.tls",
+            registry=registry,
+        )
+        for unknown in (self.disk_free, self.disk_size, self.certificate_expiry):
+            unknown.set(math.nan)  # so that no comparison holds
         self.reload_successful = Gauge(
             "itscope_relay_config_last_reload_successful",
             "1 if the configuration in the file is the one in use, else 0",
@@ -173,6 +198,10 @@ class Metrics:
         self.unrouted.labels(source)
         self.last_event.labels(source)
 
+    def add_route(self, route: str) -> None:
+        """Make a route's child exist."""
+        self.route_matches.labels(route)
+
     def add_destination(self, destination: str) -> LaneMetrics:
         """Make a destination's children exist and return them."""
         for outcome in DELIVERY_OUTCOMES:
@@ -193,6 +222,28 @@ class Metrics:
             delay=self.delay.labels(destination),
             resting={reason: self.resting.labels(destination, reason) for reason in RESTS},
         )
+
+    def attempts_by_destination(self) -> dict[str, tuple[int, int]]:
+        """Return how many tries each destination had until now: delivered, and failed."""
+        counted: dict[str, tuple[int, int]] = {}
+        for labels, number in _counted(self.attempts):
+            delivered, failed = counted.get(labels["destination"], (0, 0))
+            if labels["outcome"] == ATTEMPT_OUTCOMES[DeliveryState.DELIVERED]:
+                delivered += number
+            else:
+                failed += number
+            counted[labels["destination"]] = delivered, failed
+        return counted
+
+    def matches_by_route(self) -> dict[str, int]:
+        """Return how many events each route matched until now."""
+        return {labels["route"]: number for labels, number in _counted(self.route_matches)}
+
+
+def _counted(counter: Counter) -> Iterator[tuple[dict[str, str], int]]:
+    for metric in counter.collect():
+        for sample in metric.samples:
+            yield sample.labels, int(sample.value)
 
 
 def event_type_label(event_type: str | None) -> str:

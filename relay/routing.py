@@ -53,7 +53,15 @@ class Route:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     to: Annotated[tuple[str, ...], Field(min_length=1, description="Names of destinations")]
-    name: Annotated[str, Field(description="For explanations; by default the route's place")] = ""
+    name: Annotated[
+        str,
+        Field(
+            # Text that a label and every store can hold.
+            max_length=255,
+            pattern=r"^[^\x00-\x1f\x7f]*$",
+            description="For explanations; by default the route's place",
+        ),
+    ] = ""
     match: Annotated[Conditions, Field(description="Field to value or values; all must hold")] = field(
         default_factory=dict
     )
@@ -116,14 +124,18 @@ class Router:
         )
         self._index = _Index(self._rules)
 
-    def destinations(self, source: str, payload: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the destinations of an event, each once, in the order in which routes name them."""
+    def matching(self, source: str, payload: Mapping[str, Any]) -> list[Route]:
+        """Return the routes that match an event, in order."""
         given = self._given(source, payload)
-        found: dict[str, None] = {}
-        for route, finding, _ in _walk(self._index.candidates(given), given):
-            if finding is Finding.MATCHED:
-                found.update(dict.fromkeys(route.to))
-        return tuple(found)
+        return [
+            route
+            for route, finding, _ in _walk(self._index.candidates(given), given)
+            if finding is Finding.MATCHED
+        ]
+
+    def destinations(self, source: str, payload: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the destinations of an event, as `destinations_of` does."""
+        return destinations_of(self.matching(source, payload))
 
     def explain(self, source: str, payload: Mapping[str, Any]) -> list[Explanation]:
         """Return, for every route in order, whether it matched and why."""
@@ -144,6 +156,11 @@ class Router:
         texts = {name: text for name in self._fields if (text := scalar_text(payload.get(name))) is not None}
         texts[SOURCE_FIELD] = source
         return texts
+
+
+def destinations_of(matching: Iterable[Route]) -> tuple[str, ...]:
+    """Return where an event goes that some routes match: each once, in the order in which they name it."""
+    return tuple(dict.fromkeys(name for route in matching for name in route.to))
 
 
 class _Index:

@@ -2,7 +2,7 @@
 
 Never on the public port. Owns who may use it; what a reload or readiness means is handed in by `app`, and
 what may be repaired is `repair`'s. `reading` and `changing` have the API's handlers, `parameters` what they
-take, `representation` what they give, `openapi` its description.
+take, `representation` what they give, `openapi` its description. `pages` are for people.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import hdrs, web
@@ -20,10 +20,13 @@ from prometheus_client.exposition import choose_encoder
 
 from relay.admin.answers import Code, errors_as_json, refusal, refuse
 from relay.admin.changing import Changing
-from relay.admin.parameters import MAX_BODY_BYTES, MAX_LINE_BYTES, OPERATOR
+from relay.admin.pages import Pages, Site
+from relay.admin.parameters import MAX_BODY_BYTES, MAX_LINE_BYTES, OPERATOR, ROLE
 from relay.admin.reading import Reading
 from relay.auth import CHALLENGE, Authenticator
+from relay.config import Config, Role
 from relay.errors import ConfigError, StoreError
+from relay.history import History
 from relay.listener import json_response
 from relay.metrics import Metrics
 from relay.repair import Repairs
@@ -40,6 +43,7 @@ _BACKLOG_SECONDS = 5.0  # then a scrape goes without
 # Of a reason, for whoever has no login. What PostgreSQL's client says after that names hosts and users.
 _OWN_WORDS = re.compile(r"the database [^:]*(?:: no connection(?: is free)?)?")
 _SAFE_METHODS = frozenset({hdrs.METH_GET, hdrs.METH_HEAD, hdrs.METH_OPTIONS})
+_HARMLESS_PATHS = frozenset({"/routes/try"})  # whatever the method, nothing changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +53,25 @@ class Process:
     Attributes:
         not_ready: returns why no webhook can be accepted, None if one can.
         reload: takes the configuration anew, or raises ConfigError.
+        config: returns the configuration in force.
+        history: what became of the attempts of the last hour.
     """
 
     not_ready: Callable[[], Awaitable[str | None]]
     reload: Callable[[], Awaitable[None]]
+    config: Callable[[], Config]
+    history: History
 
 
 class Admin:
-    """The handlers of the admin listener. `authenticator` may be set at any time; None lets everybody in."""
+    """The handlers of the admin listener.
+
+    Both attributes may be set at any time, together.
+
+    Attributes:
+        authenticator: None lets everybody in, as operators.
+        roles: by user name.
+    """
 
     def __init__(
         self,
@@ -76,8 +91,14 @@ class Admin:
             process: the relay itself.
         """
         self.authenticator: Authenticator | None = None
+        self.roles: Mapping[str, Role] = {}
         self._reading = Reading(store, repairs, now)
-        self._routes = [*self._reading.routes(), *Changing(repairs, now).routes()]
+        self._site = Site(store, repairs, now, process.config, process.history)
+        self._routes = [
+            *self._reading.routes(),
+            *Changing(repairs, now).routes(),
+            *Pages(self._site).routes(),
+        ]
         self._store = store
         self._metrics = metrics
         self._now = now
@@ -87,8 +108,15 @@ class Admin:
     def application(self) -> web.Application:
         """Return the application, to be served once."""
         application = web.Application(
-            middlewares=[errors_as_json, self._authenticated, _same_origin], client_max_size=MAX_BODY_BYTES
+            middlewares=[
+                self._site.errors_as_pages,
+                errors_as_json,
+                self._authenticated,
+                _same_origin,
+            ],
+            client_max_size=MAX_BODY_BYTES,
         )
+        self._site.set_up(application)
         application.add_routes(
             [
                 web.get("/metrics", self._get_metrics),
@@ -102,13 +130,17 @@ class Admin:
 
     @web.middleware
     async def _authenticated(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        request[OPERATOR] = ANONYMOUS
-        if self.authenticator is not None and request.path not in _OPEN_PATHS:
-            if not await self.authenticator.authenticate(request):
+        request[OPERATOR], request[ROLE] = ANONYMOUS, "operator"
+        authenticator, roles = self.authenticator, self.roles  # a reload may come in between
+        if authenticator is not None and request.path not in _OPEN_PATHS:
+            if not await authenticator.authenticate(request):
                 message = "credentials are missing or wrong"
                 return refusal(Code.UNAUTHORIZED, message, {hdrs.WWW_AUTHENTICATE: CHALLENGE})
-            credentials = self.authenticator.parse_auth_header(request)
+            credentials = authenticator.parse_auth_header(request)
             request[OPERATOR] = credentials.login if credentials else ANONYMOUS
+            request[ROLE] = roles.get(request[OPERATOR], "viewer")
+            if request[ROLE] == "viewer" and _would_change(request):
+                return refusal(Code.FORBIDDEN, "viewers may only look")
         elif request.path not in _ANY_HOST_PATHS and not _is_meant_for_loopback(request):
             return refusal(
                 Code.FORBIDDEN, "without admin.auth, only localhost or a loopback address may be the Host"
@@ -144,6 +176,11 @@ class Admin:
         except ConfigError as error:
             return refusal(Code.UNPROCESSABLE, "the configuration is invalid", problems=error.problems)
         return json_response(200, '{"status": "reloaded"}')
+
+
+def _would_change(request: web.Request) -> bool:
+    # As it was sent, which is what a handler is chosen by: decoded, another path might look harmless.
+    return request.method not in _SAFE_METHODS and request.rel_url.raw_path not in _HARMLESS_PATHS
 
 
 def _is_accept_readable(request: web.Request) -> bool:

@@ -17,6 +17,8 @@ from relay.repair import Refusal, RepairRefusedError
 _log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = "5"
+_HEADERS = {hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff"}  # a 404 may be kept, too
+REFUSED = web.ResponseKey("refused", tuple[str, str])  # code and sentence of an error answer, for the pages
 
 
 class Code(StrEnum):
@@ -75,7 +77,10 @@ def refusal(
     code: Code, message: str, headers: Mapping[str, str] | None = None, **more: object
 ) -> web.Response:
     """Return an error answer: one sentence, a code, and nothing about the inside."""
-    return json_response(STATUS[code], json.dumps({"error": message, "code": code, **more}), headers)
+    text = json.dumps({"error": message, "code": code, **more})
+    response = json_response(STATUS[code], text, {**_HEADERS, **(headers or {})})
+    response[REFUSED] = code.value, message
+    return response
 
 
 def refuse(status: int, message: str) -> web.Response:

@@ -71,36 +71,18 @@ class Changing:
 
     async def _replay(self, request: web.Request) -> web.Response:
         body = await body_of(request, ReplayBody)
-        sweep = self._sweep(request, body, "replay")
-        goal = Goal(body.to, body.by_routes, parse_rate(body.pace or sweep.progress.pace or DEFAULT_PACE))
-        sweep = replace(sweep, detail={**sweep.detail, "pace": str(goal.pace)})
+        sweep, goal = replay_of(request[OPERATOR], body, self._now())
         return answer(representation.step_json(await self._repairs.replay(sweep, goal), "replayed"))
 
     async def _discard(self, request: web.Request) -> web.Response:
         body = await body_of(request, DiscardBody)
-        step = await self._repairs.discard(self._sweep(request, body, "discard"), body.reason)
-        return answer(representation.step_json(step, "discarded"))
+        sweep = sweep_of(request[OPERATOR], "discard", body, self._now())
+        return answer(representation.step_json(await self._repairs.discard(sweep, body.reason), "discarded"))
 
     async def _skip(self, request: web.Request) -> web.Response:
         body = await body_of(request, SweepBody)
-        step = await self._repairs.skip(self._sweep(request, body, "skip"))
+        step = await self._repairs.skip(sweep_of(request[OPERATOR], "skip", body, self._now()))
         return answer(representation.step_json(step, "skipped_over"))
-
-    def _sweep(self, request: web.Request, body: SweepBody, action: str) -> Sweep:
-        """Return the step that a body asks for; durations of its filter count from the first step."""
-        _require_narrow(body.filter)
-        about = mark(request[OPERATOR], action, body.model_dump(exclude_defaults=True, exclude=_OF_A_STEP))
-        cursor = body.cursor
-        progress = Progress(self._now(), about) if cursor is None else read_progress(cursor, about)
-        wanted = body.filter.filter(progress.started_at)
-        return Sweep(
-            who=request[OPERATOR],
-            wanted=wanted,
-            progress=progress,
-            limit=body.limit,
-            detail=_detail(body, wanted),
-            dry_run=body.dry_run,
-        )
 
     async def _pause(self, request: web.Request) -> web.Response:
         await body_of(request, Nothing)
@@ -124,6 +106,34 @@ class Changing:
         id_ = id_of(request, "quarantined request")
         await self._repairs.discard_quarantined(request[OPERATOR], id_, body.reason)
         return answer({"discarded": 1})
+
+
+def replay_of(who: str, body: ReplayBody, now: float) -> tuple[Sweep, Goal]:
+    """Return the step of a replay that a body asks for, and where it goes."""
+    sweep = sweep_of(who, "replay", body, now)
+    goal = Goal(body.to, body.by_routes, parse_rate(body.pace or sweep.progress.pace or DEFAULT_PACE))
+    return replace(sweep, detail={**sweep.detail, "pace": str(goal.pace)}), goal
+
+
+def sweep_of(who: str, action: str, body: SweepBody, now: float) -> Sweep:
+    """Return the step that a body asks for; durations of its filter count from the first step.
+
+    Raises:
+        RefusedError: the filter could mean everything.
+        RepairRefusedError: the cursor belongs to something else.
+    """
+    _require_narrow(body.filter)
+    about = mark(who, action, body.model_dump(exclude_defaults=True, exclude=_OF_A_STEP))
+    progress = Progress(now, about) if body.cursor is None else read_progress(body.cursor, about)
+    wanted = body.filter.filter(progress.started_at)
+    return Sweep(
+        who=who,
+        wanted=wanted,
+        progress=progress,
+        limit=body.limit,
+        detail=_detail(body, wanted),
+        dry_run=body.dry_run,
+    )
 
 
 def _require_narrow(wanted: Wanted) -> None:

@@ -16,7 +16,10 @@ _POSTED = (Code.TIMEOUT, Code.TOO_LARGE, Code.UNSUPPORTED_MEDIA_TYPE)
 _WHY = {
     Code.BAD_REQUEST: "A parameter or the body has the wrong form",
     Code.UNAUTHORIZED: "No or wrong credentials",
-    Code.FORBIDDEN: "A page of another site sent it; or without logins, Host is no loopback address",
+    Code.FORBIDDEN: (
+        "A viewer asked for a change; a page of another site sent it; or without logins, Host is no loopback"
+        " address"
+    ),
     Code.NOT_FOUND: "There is no such thing",
     Code.TIMEOUT: "The body took too long",
     Code.CONFLICT: "It isn't in a state in which this can be done",

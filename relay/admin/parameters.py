@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -36,12 +36,13 @@ UNROUTED = "unrouted"
 State = Literal["pending", "in_flight", "delivered", "dead", "discarded", "unrouted"]
 STATES: tuple[str, ...] = get_args(State)
 OPERATOR = web.RequestKey("operator", str)
+ROLE = web.RequestKey("role", str)  # of `Role`
 
 _INSTANT = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _LAST_INSTANT = 253402300799.0  # the last second of the year 9999; a float can't hold much after it
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 _WRONG = {
     "missing": "is required",
     "string_too_short": "must not be empty",
@@ -214,14 +215,23 @@ def query_of(request: web.Request, model: type[M]) -> M:
     Raises:
         RefusedError: there is something wrong with them.
     """
+    return validated(model, texts_of(request.query.items()), "parameter")
+
+
+def texts_of(items: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return the values of parameters or of a form's fields by their names.
+
+    Raises:
+        RefusedError: a name is given twice, or a value is one that no store can hold.
+    """
     given: dict[str, str] = {}
-    for name, value in request.query.items():
+    for name, value in items:
         if name in given:
             raise _bad(f"{_shortened(name)}: is given twice")
-        if _UNSTORABLE.search(value):
+        if UNSTORABLE.search(value):
             raise _bad(f"{_shortened(name)}: holds a character that no text can hold")
         given[name] = value
-    return _validated(model, given, "parameter")
+    return given
 
 
 async def body_of(request: web.Request, model: type[M]) -> M:
@@ -231,11 +241,28 @@ async def body_of(request: web.Request, model: type[M]) -> M:
         RefusedError: there is something wrong with it.
     """
     query_of(request, Nothing)
+    body = await bytes_of(request)
+    if not body:
+        return validated(model, {}, "key")
+    if request.content_type != JSON:
+        raise RefusedError(Code.UNSUPPORTED_MEDIA_TYPE, f"send the body as {JSON}")
+    try:
+        return validated(model, parse(body), "key")
+    except BadPayloadError as error:
+        raise _bad(str(error)) from error
+
+
+async def bytes_of(request: web.Request) -> bytes:
+    """Return the body of a request as it was sent.
+
+    Raises:
+        RefusedError: it is encoded, too large or too slow, or no HTTP.
+    """
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise RefusedError(Code.UNSUPPORTED_MEDIA_TYPE, "a Content-Encoding is not supported")
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            body = await request.read()
+            return await request.read()
     except TimeoutError as error:
         raise RefusedError(Code.TIMEOUT, "the body took too long", {hdrs.CONNECTION: "close"}) from error
     except web.HTTPRequestEntityTooLarge as error:
@@ -245,14 +272,6 @@ async def body_of(request: web.Request, model: type[M]) -> M:
         raise RefusedError(
             Code.BAD_REQUEST, "the body is not valid HTTP", {hdrs.CONNECTION: "close"}
         ) from error
-    if not body:
-        return _validated(model, {}, "key")
-    if request.content_type != JSON:
-        raise RefusedError(Code.UNSUPPORTED_MEDIA_TYPE, f"send the body as {JSON}")
-    try:
-        return _validated(model, parse(body), "key")
-    except BadPayloadError as error:
-        raise _bad(str(error)) from error
 
 
 def id_of(request: web.Request, what: str) -> int:
@@ -271,7 +290,12 @@ def _before(value: float | timedelta | None, now: float) -> float | None:
     return now - value.total_seconds() if isinstance(value, timedelta) else value
 
 
-def _validated(model: type[M], given: Mapping[str, Any], noun: str) -> M:
+def validated(model: type[M], given: Mapping[str, Any], noun: str) -> M:
+    """Return what was given as a model; `noun`: what its keys are called.
+
+    Raises:
+        RefusedError: there is something wrong with it.
+    """
     try:
         return model.model_validate(given)
     except ValidationError as error:

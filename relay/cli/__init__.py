@@ -66,7 +66,7 @@ def cli() -> None:
 
 for _command in (
     *(serving.serve, serving.backup, moving.migrate_store),
-    *(configuring.check, configuring.hash_password_command, configuring.schema),
+    *(configuring.check, configuring.notify_test, configuring.hash_password_command, configuring.schema),
     *(routing.route, routing.test_routes, routing.diff_routes),
     *(looking.events, looking.event, looking.deliveries, looking.destinations, looking.changes),
     *(repair.replay, repair.discard, repair.skip, repair.pause, repair.resume),

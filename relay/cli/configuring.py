@@ -1,4 +1,4 @@
-"""Commands for whoever writes a configuration: `check`, `hash-password`, `schema`."""
+"""Commands for whoever writes a configuration: `check`, `notify-test`, `hash-password`, `schema`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from relay.cli.options import config_option, loaded
+from relay.cli.options import config_option, fail, loaded
 from relay.cli.printing import number_of
 
 
@@ -33,6 +33,38 @@ def check(config_path: Path) -> None:
         f"{config_path}: OK: {number_of(len(config.sources), 'source')},"
         f" {number_of(len(config.destinations), 'destination')}, {number_of(len(config.routes), 'route')}"
     )
+
+
+@click.command("notify-test")
+@config_option
+def notify_test(config_path: Path) -> None:
+    """Send a test message to everybody that `notify` names, and say what came of it.
+
+    Exit 1 if one could not be sent. The relay needn't run.
+
+    \b
+    Example:
+      itscope-relay notify-test -c config.yaml
+    """
+    import time
+
+    from relay.cli.running import run
+    from relay.notify import NotSentError, channels_of, send, trial
+
+    options = loaded(config_path).notify
+    if options is None:
+        fail(f"{config_path}: there is no notify, so nobody is told of anything")
+    message = trial(options.name, options.link, time.time())
+    failed = False
+    for channel in channels_of(options):
+        try:
+            run(send(channel, message))
+            click.echo(f"{channel.label}: sent")
+        except NotSentError as error:
+            failed = True
+            click.echo(f"{channel.label}: not sent: {error}", err=True)
+    if failed:
+        sys.exit(1)
 
 
 def _meant_field(field: str) -> str | None:

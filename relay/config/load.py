@@ -37,6 +37,7 @@ _FORMS = {  # by the start of a pattern
     "^[A-Za-z0-9]": "a name has letters, digits and ._- only, and at most 64 of them",
     "^[!#$": "a header's name has letters, digits and !#$%&'*+.^_`|~- only",
     "^[^:]": "must not hold a colon",
+    "^[^\\x00": "must be a text of one line",
     "": "has the wrong form",
 }
 

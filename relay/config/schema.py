@@ -15,8 +15,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     WithJsonSchema,
@@ -25,6 +23,8 @@ from pydantic import (
 from pydantic.json_schema import GenerateJsonSchema
 
 from relay.breaker import BreakerPolicy
+from relay.config.notify import Notify
+from relay.config.options import Options, only_one
 from relay.config.store_url import is_postgres, sqlite_path, store_url, with_password
 from relay.config.values import (
     Address,
@@ -51,21 +51,7 @@ from relay.routing import Route
 from relay.units import Duration, Size, Statuses, format_duration
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
-    )
-
-
-def _only_one(**given: SecretStr | None) -> str:
-    """Return the one value that is given among several ways to give it."""
-    values = [value for value in given.values() if value is not None]
-    if len(values) != 1:
-        raise ValueError(f"give {'one' if not values else 'only one'} of {', '.join(given)}")
-    return values[0].get_secret_value()
-
-
-class Account(_Options):
+class Account(Options):
     """One user name and password that a listener takes."""
 
     username: Annotated[str, Field(min_length=1, max_length=255, pattern="^[^:]+$")]
@@ -77,7 +63,7 @@ class Account(_Options):
     @property
     def secret(self) -> str | PasswordHash:
         """The password, or its hash where that is all that was given."""
-        secret = _only_one(
+        secret = only_one(
             password=self.password, password_file=self.password_file, password_hash=self.password_hash
         )
         return secret if self.password_hash is None else parse_password_hash(secret)
@@ -88,7 +74,17 @@ class Account(_Options):
         return self
 
 
-class Tls(_Options):
+Role = Literal["operator", "viewer"]
+
+
+class AdminAccount(Account):
+    """One user name and password for the admin listener, and what may be done with them."""
+
+    role: Role = "operator"
+    """A `viewer` may look at everything, and change nothing."""
+
+
+class Tls(Options):
     """A certificate and its key, both PEM; read again when the files change."""
 
     cert_file: FilePath
@@ -119,7 +115,7 @@ def _no_passphrase() -> str:
     raise ValueError("the key is encrypted with a passphrase, which is not supported")
 
 
-class Server(_Options):
+class Server(Options):
     """The public listener, where ITscope posts to."""
 
     listen: Address = "0.0.0.0:8080"
@@ -137,12 +133,24 @@ class Server(_Options):
     """On a stop, how long webhooks and deliveries under way may take to finish; the rest is put back."""
 
 
-class Admin(_Options):
+class Admin(Options):
     """The listener for operators and Prometheus; never on the public port."""
 
     listen: Address = "127.0.0.1:8081"
-    auth: tuple[Account, ...] = ()
+    auth: tuple[AdminAccount, ...] = ()
     """Required when `listen` is not a loopback address."""
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        """The role of each user name."""
+        return {account.username: account.role for account in self.auth}
+
+    @model_validator(mode="after")
+    def _one_role_each(self) -> Self:
+        for account in self.auth:
+            if account.role != self.roles[account.username]:
+                raise ValueError(f"auth: {account.username} has two roles; give its accounts the same")
+        return self
 
     @model_validator(mode="after")
     def _guarded(self) -> Self:
@@ -151,7 +159,7 @@ class Admin(_Options):
         return self
 
 
-class StoreOptions(_Options):
+class StoreOptions(Options):
     """Where events and deliveries are kept."""
 
     url: Annotated[str, AfterValidator(store_url), Field(validate_default=True)] = "sqlite:///relay.db"
@@ -195,10 +203,10 @@ class StoreOptions(_Options):
         """
         if not self._has_password:
             return self.url
-        return with_password(self.url, _only_one(password=self.password, password_file=self.password_file))
+        return with_password(self.url, only_one(password=self.password, password_file=self.password_file))
 
 
-class Source(_Options):
+class Source(Options):
     """One named ingress, with the credentials that its sender uses."""
 
     path: UrlPath | None = None
@@ -208,7 +216,7 @@ class Source(_Options):
     ]
 
 
-class BasicCredentials(_Options):
+class BasicCredentials(Options):
     """`Authorization: Basic` for a destination."""
 
     type: Literal["basic"]
@@ -219,7 +227,7 @@ class BasicCredentials(_Options):
     @property
     def secret(self) -> str:
         """The password."""
-        return _only_one(password=self.password, password_file=self.password_file)
+        return only_one(password=self.password, password_file=self.password_file)
 
     @model_validator(mode="after")
     def _one_password(self) -> Self:
@@ -227,7 +235,7 @@ class BasicCredentials(_Options):
         return self
 
 
-class BearerCredentials(_Options):
+class BearerCredentials(Options):
     """`Authorization: Bearer` for a destination."""
 
     type: Literal["bearer"]
@@ -237,7 +245,7 @@ class BearerCredentials(_Options):
     @property
     def secret(self) -> str:
         """The token."""
-        return _only_one(token=self.token, token_file=self.token_file)
+        return only_one(token=self.token, token_file=self.token_file)
 
     @model_validator(mode="after")
     def _one_token(self) -> Self:
@@ -245,7 +253,7 @@ class BearerCredentials(_Options):
         return self
 
 
-class HeaderCredentials(_Options):
+class HeaderCredentials(Options):
     """A header of the destination's own choice that carries a secret."""
 
     type: Literal["header"]
@@ -256,7 +264,7 @@ class HeaderCredentials(_Options):
     @property
     def secret(self) -> str:
         """The header's value."""
-        return _only_one(value=self.value, value_file=self.value_file)
+        return only_one(value=self.value, value_file=self.value_file)
 
     @model_validator(mode="after")
     def _one_value(self) -> Self:
@@ -264,7 +272,7 @@ class HeaderCredentials(_Options):
         return self
 
 
-class Destination(_Options):
+class Destination(Options):
     """One internal system that events are delivered to."""
 
     url: HttpUrl
@@ -300,7 +308,7 @@ class Destination(_Options):
         return DeliveryPolicy(self.success, self.reject, self.retry, holds_when_dead)
 
 
-class Config(_Options):
+class Config(Options):
     """One whole configuration of the relay."""
 
     server: Server = Field(default={}, validate_default=True)
@@ -311,6 +319,7 @@ class Config(_Options):
     routes: Annotated[
         tuple[Route, ...], AfterValidator(at_least_one), Field(json_schema_extra={"minItems": 1})
     ]
+    notify: Notify | None = None
 
     @property
     def paths(self) -> dict[str, str]:

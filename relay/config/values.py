@@ -106,7 +106,8 @@ def _network(value: str) -> str:
     return value
 
 
-def _http_url(value: str) -> str:
+def http_url(value: str) -> str:
+    """Return a full URL without credentials."""
     try:
         url = URL(value)
         usable = url.scheme in {"http", "https"} and url.host and 0 < (url.port or 0) <= 65535
@@ -138,7 +139,7 @@ def at_least_one(values: _C) -> _C:
 
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
+HttpUrl = Annotated[str, AfterValidator(http_url)]
 UrlPath = Annotated[str, AfterValidator(_url_path)]
 Secret = Annotated[SecretStr, BeforeValidator(_text), Field(min_length=1), WithJsonSchema({"type": "string"})]
 SecretFile = Annotated[SecretStr, BeforeValidator(_read_secret), WithJsonSchema({"type": "string"})]

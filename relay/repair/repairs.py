@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from relay.metrics import Metrics
 from relay.model import DeliveryState
@@ -170,7 +171,9 @@ class Repairs:
         now = self._now()
         admission = await asyncio.to_thread(admitted, request, self.config, to, now)
         event, owed = admission.event, admission.owed
-        detail = {"quarantined": id_, "source": request.source, "event_id": event.event_id}
+        detail: dict[str, Any] = {"quarantined": id_, "source": request.source, "event_id": event.event_id}
+        if to is not None:
+            detail["to"] = list(to)
         change = Change(who, now, "release-quarantined", detail)
         acceptance = await self._store.release_quarantined(change, id_, event, admission.references, owed)
         if acceptance is None:

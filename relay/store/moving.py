@@ -43,6 +43,7 @@ _KEYS = {
     "quarantine": "id",
     "pauses": "destination",
     "changes": "id",
+    "route_matches": "day, route",
 }
 # What isn't copied as it stands: SQLite knows a body's size by itself, and nobody works any more on what was
 # in flight.

@@ -32,8 +32,10 @@ DELIVERY = (
 )
 _STATE, _BLOCKED = 7, 12  # their places in it
 QUARANTINED = "id, source, reason, detail, content_type, received_at, last_received_at, times, length(body)"
-# Those by which `Filter.any_id` finds.
-IDS = "e.event_id, e.order_id, e.itscope_order_id, e.document_id, e.transaction_id"
+# Those by which `Filter.any_id` and `Filter.prefix` find.
+ID_COLUMNS = ("event_id", "order_id", "itscope_order_id", "document_id", "transaction_id")
+IDS = ", ".join(f"e.{column}" for column in ID_COLUMNS)
+_AFTER_ALL = "\U0010ffff" * 256  # the last character, more often than the store keeps characters of an id
 # An event's id is unique within its source; the few sources are found by leaping from one to the next.
 SOURCES = (
     "WITH RECURSIVE sources (source) AS (SELECT min(source) FROM events UNION ALL"
@@ -49,12 +51,14 @@ class Rare:
     Attributes:
         delivery: by `Filter.delivery`.
         any_id: by `Filter.any_id`.
+        prefix: by `Filter.prefix`.
         states: by a state; `{to}` stands where `to` narrows it to a destination.
         unrouted: all of them.
     """
 
     delivery: str
     any_id: str
+    prefix: str
     states: Mapping[DeliveryState, str]
     to: str
     unrouted: str
@@ -65,6 +69,8 @@ class Rare:
             yield self.delivery
         if wanted.any_id is not None:
             yield self.any_id
+        if wanted.prefix is not None:
+            yield self.prefix
         if wanted.state is not None and wanted.state in self.states:
             yield self.states[wanted.state].format(to="" if wanted.destination is None else self.to)
         if wanted.unrouted:
@@ -117,7 +123,7 @@ def by_acceptance(page: Page) -> str:
 
 
 def about_event(wanted: Filter) -> list[tuple[str, str]]:
-    """Return which columns of an event must equal which bindings, but for `Filter.any_id`."""
+    """Return which columns of an event must equal which bindings, but for its ids."""
     given = {
         "event_type": wanted.event_type,
         "transaction_status": wanted.transaction_status,
@@ -148,6 +154,8 @@ def bindings(wanted: Filter, page: Page) -> dict[str, Any]:
         "since": beginning(newest_first=False).at if wanted.since is None else wanted.since,
         "until": beginning(newest_first=True).at if wanted.until is None else wanted.until,
         "any_id": wanted.any_id,
+        "prefix": wanted.prefix,
+        "prefix_end": None if wanted.prefix is None else wanted.prefix + _AFTER_ALL,
         "event_type": wanted.event_type,
         "transaction_status": wanted.transaction_status,
         "source": wanted.source,

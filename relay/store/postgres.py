@@ -22,6 +22,7 @@ from psycopg_pool import PoolTimeout
 from relay.errors import StoreError, StoreUnavailableError
 from relay.model import Acceptance, Attempt, Delivery, Event, Owed, Quarantined, References
 from relay.store import Backlog, Claimed, Purged
+from relay.store import postgres_count as counting
 from relay.store import postgres_find as finding
 from relay.store import postgres_repair as repairing
 from relay.store import postgres_upkeep as upkeep
@@ -37,6 +38,7 @@ from relay.store.repair import (
     Change,
     Changed,
     ChangeRecord,
+    Counts,
     DeliveryRecord,
     EventRecord,
     Filter,
@@ -210,6 +212,24 @@ class PostgresStore:
 
     async def find_changes(self, page: Page) -> Found[ChangeRecord]:
         return await self._reading(finding.find_changes, page)
+
+    async def last_events(self) -> dict[str, float]:
+        return await self._reading(counting.last_events)
+
+    async def count_unrouted(self) -> Counts:
+        return await self._reading(counting.count_unrouted)
+
+    async def count_quarantined(self) -> Counts:
+        return await self._reading(counting.count_quarantined)
+
+    async def count_dead(self) -> Counts:
+        return await self._reading(counting.count_dead)
+
+    async def add_matches(self, day: str, matches: Mapping[str, int]) -> None:
+        await self._in_transaction(upkeep.add_matches, day, matches)
+
+    async def read_matches(self, since_day: str) -> dict[tuple[str, str], int]:
+        return await self._reading(counting.read_matches, since_day)
 
     # ---- transactions
 

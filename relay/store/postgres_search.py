@@ -12,7 +12,7 @@ from typing import Any
 from relay.model import DeliveryState
 from relay.store import pages
 from relay.store.cursor import Position
-from relay.store.pages import IDS, MAX_LOOKED_AT, SOURCES, Rare, Search, behind, by_acceptance
+from relay.store.pages import ID_COLUMNS, IDS, MAX_LOOKED_AT, SOURCES, Rare, Search, behind, by_acceptance
 from relay.store.postgres_order import Connection
 from relay.store.repair import Filter, Page
 
@@ -40,9 +40,16 @@ _BY_ID = (
     " UNION ALL SELECT id FROM events WHERE document_id = %(any_id)s"
     " UNION ALL SELECT id FROM events WHERE transaction_id = %(any_id)s"
 )
+_BEGINS = "{0} >= %(prefix)s AND {0} < %(prefix_end)s"
+_EVENT_ID_BEGINS = each("events", f"source = s.source AND {_BEGINS.format('event_id')}", "e")
+_BY_PREFIX = f"SELECT e.id FROM ({SOURCES}) AS s CROSS JOIN {_EVENT_ID_BEGINS}"  # noqa: S608
+for _column in ID_COLUMNS[1:]:
+    _BY_PREFIX += f" UNION ALL SELECT id FROM events WHERE {_BEGINS.format(_column)}"  # noqa: S608
+_BEGINS_ANY = " OR ".join(_BEGINS.format(f"e.{column}") for column in ID_COLUMNS)
 _RARE = Rare(
     delivery="SELECT event FROM deliveries WHERE id = %(wanted_delivery)s",
     any_id=_BY_ID,
+    prefix=_BY_PREFIX,
     states=_BY_STATE,
     to=" AND destination = %(destination)s",
     unrouted="SELECT id FROM events WHERE unrouted",
@@ -55,12 +62,17 @@ _IN_RANGE = (
 )
 
 
+async def by_index(connection: Connection) -> None:
+    """Have the rest of a transaction read what it looks for in an index's order."""
+    await connection.execute(_BY_INDEX)
+
+
 async def search_for(connection: Connection, wanted: Filter, page: Page) -> Search:
     """Return where a page looks for events, whatever is wanted of their deliveries."""
     bindings = _bindings(wanted, page)
     order = by_acceptance(page)
     where = " AND ".join([_IN_RANGE, *_about_event(wanted)])
-    await connection.execute(_BY_INDEX)
+    await by_index(connection)
     rare = await _rare(connection, wanted, bindings)
     if rare is not None:
         bindings["rare"] = sorted(set(rare))
@@ -94,7 +106,11 @@ def _equal(given: list[tuple[str, str]]) -> list[str]:
 
 def _about_event(wanted: Filter) -> list[str]:
     conditions = _equal(pages.about_event(wanted))
-    return conditions if wanted.any_id is None else [f"%(any_id)s IN ({IDS})", *conditions]
+    if wanted.any_id is not None:
+        conditions.append(f"%(any_id)s IN ({IDS})")
+    if wanted.prefix is not None:
+        conditions.append(f"({_BEGINS_ANY})")
+    return conditions
 
 
 def _bindings(wanted: Filter, page: Page) -> dict[str, Any]:

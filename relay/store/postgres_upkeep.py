@@ -1,10 +1,12 @@
-"""The SQL on PostgreSQL of quarantine, retention, a clock set back, and readiness.
+"""The SQL on PostgreSQL of quarantine, retention, a clock set back, readiness, and what is counted by day.
 
 Every function runs within a READ COMMITTED transaction of its caller's, which commits it. Of several relays,
 one at a time does the retention. How much is kept, and how much is done at once, is `upkeep`'s.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from relay.model import Quarantined
 from relay.store import Purged, upkeep
@@ -85,6 +87,21 @@ async def _delete_finished(connection: Connection, events: list[int]) -> int:
         (locked,),
     )
     return cursor.rowcount
+
+
+async def add_matches(connection: Connection, day: str, matches: Mapping[str, int]) -> None:
+    """Add to what each route matched on a day, for all relays together; forget days long gone.
+
+    In the order of the routes, so that no two relays wait for each other in a circle.
+    """
+    await connection.execute(
+        "INSERT INTO route_matches (day, route, number)"
+        " SELECT %s, route, number FROM unnest(%s::text[], %s::bigint[]) AS m (route, number)"
+        ' ORDER BY route COLLATE "C"'
+        " ON CONFLICT (day, route) DO UPDATE SET number = route_matches.number + excluded.number",
+        (day, list(matches), list(matches.values())),
+    )
+    await connection.execute("DELETE FROM route_matches WHERE day < %s", (upkeep.oldest_day(day),))
 
 
 async def probe(connection: Connection, now: float) -> None:

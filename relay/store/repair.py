@@ -21,6 +21,7 @@ class Filter:
 
     Attributes:
         any_id: exactly the event's id, or any of the ids in `References`.
+        prefix: how one of these ids begins, in at least one character.
         since: received at or after it.
         until: received before it.
         unrouted: events that were never owed to anybody.
@@ -30,6 +31,7 @@ class Filter:
     """
 
     any_id: str | None = None
+    prefix: str | None = None
     event_type: str | None = None
     transaction_status: str | None = None
     source: str | None = None
@@ -151,6 +153,32 @@ class QuarantineRecord:
     times: int
     size: int
     body: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Things that have something in common: how many they are, and the instants they lie between.
+
+    Attributes:
+        key: what they have in common; None where they lack it.
+    """
+
+    key: tuple[str | None, ...]
+    number: int
+    oldest_at: float
+    newest_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Things by what they have in common, the largest group first.
+
+    Attributes:
+        more: there are older ones, which weren't looked at.
+    """
+
+    groups: tuple[Group, ...]
+    more: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,4 +318,32 @@ class Repair(Protocol):
 
     async def find_changes(self, page: Page) -> Found[ChangeRecord]:
         """Return what was changed by hand."""
+        ...
+
+    async def last_events(self) -> dict[str, float]:
+        """Return when the newest event of each source was received, as far as the newest events tell."""
+        ...
+
+    async def count_unrouted(self) -> Counts:
+        """Return the newest unrouted events by (event type, transaction status)."""
+        ...
+
+    async def count_quarantined(self) -> Counts:
+        """Return the newest quarantined requests by (source, reason)."""
+        ...
+
+    async def count_dead(self) -> Counts:
+        """Return the newest dead deliveries by (destination, reason); each destination has its share.
+
+        The reason is what the last attempt ended with: `HTTP 500`, or an error. The instants are when they
+        died.
+        """
+        ...
+
+    async def add_matches(self, day: str, matches: Mapping[str, int]) -> None:
+        """Add how many events each route matched on a day, such as `2026-01-31`; forget days long gone."""
+        ...
+
+    async def read_matches(self, since_day: str) -> dict[tuple[str, str], int]:
+        """Return how many events routes matched since a day, by (day, route)."""
         ...

@@ -29,6 +29,7 @@ from relay.model import (
     References,
 )
 from relay.store import Backlog, Claimed, Purged
+from relay.store import sqlite_count as counting
 from relay.store.admission import Admission
 from relay.store.group_commit import Apply, GroupCommit, I, R
 from relay.store.repair import (
@@ -36,6 +37,7 @@ from relay.store.repair import (
     Change,
     Changed,
     ChangeRecord,
+    Counts,
     DeliveryRecord,
     EventRecord,
     Filter,
@@ -245,6 +247,24 @@ class SqliteStore:
 
     async def find_changes(self, page: Page) -> Found[ChangeRecord]:
         return await self._finding.read(partial(self._finder.find_changes, page))
+
+    async def last_events(self) -> dict[str, float]:
+        return await self._finding.read(partial(counting.last_events, self._finding.connection))
+
+    async def count_unrouted(self) -> Counts:
+        return await self._finding.read(partial(counting.count_unrouted, self._finding.connection))
+
+    async def count_quarantined(self) -> Counts:
+        return await self._finding.read(partial(counting.count_quarantined, self._finding.connection))
+
+    async def count_dead(self) -> Counts:
+        return await self._finding.read(partial(counting.count_dead, self._finding.connection))
+
+    async def add_matches(self, day: str, matches: Mapping[str, int]) -> None:
+        await self._commits.submit(self._upkeep.add_matches, (day, matches))
+
+    async def read_matches(self, since_day: str) -> dict[tuple[str, str], int]:
+        return await self._finding.read(partial(counting.read_matches, self._finding.connection, since_day))
 
     async def _repaired(self, apply: Apply[I, Repaired], item: I) -> Changed:
         def count(repaired: Repaired) -> None:

@@ -17,6 +17,7 @@ from relay.model import DeliveryState
 from relay.store import pages
 from relay.store.cursor import Position
 from relay.store.pages import (
+    ID_COLUMNS,
     IDS,
     MAX_LOOKED_AT,
     SOURCES,
@@ -48,9 +49,20 @@ _BY_ID = (
     " UNION ALL SELECT id FROM events INDEXED BY events_document_id WHERE document_id = :any_id"
     " UNION ALL SELECT id FROM events INDEXED BY events_transaction_id WHERE transaction_id = :any_id"
 )
+_BEGINS = "{0} >= :prefix AND {0} < :prefix_end"
+_BY_PREFIX = (
+    f"SELECT e.id FROM ({SOURCES}) AS s"  # noqa: S608
+    f" CROSS JOIN events AS e ON e.source = s.source AND {_BEGINS.format('e.event_id')}"
+)
+for _column in ID_COLUMNS[1:]:
+    _BY_PREFIX += (
+        f" UNION ALL SELECT id FROM events INDEXED BY events_{_column} WHERE {_BEGINS.format(_column)}"  # noqa: S608
+    )
+_BEGINS_ANY = " OR ".join(_BEGINS.format(f"e.{column}") for column in ID_COLUMNS)
 _RARE = Rare(
     delivery="SELECT event FROM deliveries WHERE id = :wanted_delivery",
     any_id=_BY_ID,
+    prefix=_BY_PREFIX,
     states=_BY_STATE,
     to=" AND destination = :destination",
     unrouted="SELECT id FROM events INDEXED BY events_unrouted WHERE unrouted = 1",
@@ -108,7 +120,11 @@ def _in_range(page: Page) -> str:
 
 def _about_event(wanted: Filter) -> list[str]:
     conditions = _equal(pages.about_event(wanted))
-    return conditions if wanted.any_id is None else [f":any_id IN ({IDS})", *conditions]
+    if wanted.any_id is not None:
+        conditions.append(f":any_id IN ({IDS})")
+    if wanted.prefix is not None:
+        conditions.append(f"({_BEGINS_ANY})")
+    return conditions
 
 
 def _bindings(wanted: Filter, page: Page) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The SQL of the steps beside the way of an event: quarantine, retention, a clock set back, readiness.
+"""The SQL of the steps beside the way of an event, such as quarantine, retention and readiness.
 
 As in `sqlite_steps`, each step takes a list of like items within one transaction and returns a result for
 each; only the thread that owns the connection may call it.
@@ -7,7 +7,7 @@ each; only the thread that owns the connection may call it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import apsw
 
@@ -60,6 +60,17 @@ class Upkeep:
             "DELETE FROM events WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(finished),)
         )
         return Purged(len(finished), upkeep.purged_until(looked_at, limit))
+
+    def add_matches(self, added: Sequence[tuple[str, Mapping[str, int]]]) -> list[None]:
+        """Add to what each route matched on a day, for (day, matches); forget days long gone."""
+        for day, matches in added:
+            self._connection.executemany(
+                "INSERT INTO route_matches (day, route, number) VALUES (?, ?, ?)"
+                " ON CONFLICT (day, route) DO UPDATE SET number = number + excluded.number",
+                [(day, route, number) for route, number in matches.items()],
+            )
+            self._connection.execute("DELETE FROM route_matches WHERE day < ?", (upkeep.oldest_day(day),))
+        return [None] * len(added)
 
     def probe(self, instants: Sequence[float]) -> list[None]:
         """Write when this was asked for."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
+from datetime import date, timedelta
 
 from relay.model import Quarantined
 
@@ -15,6 +16,7 @@ _log = logging.getLogger(__name__)
 
 MAX_QUARANTINED = 1_000  # requests, and their bodies' bytes; the oldest make room
 MAX_QUARANTINED_BYTES = 256 << 20
+DAYS_KEPT = 30  # of the routes' matches
 MAX_BROUGHT_FORWARD = 1_000  # at once: webhooks wait for it
 
 LookedAt = tuple[int, bool, bool]  # an event's id; whether it is old; whether it isn't finished
@@ -50,3 +52,8 @@ def purged_until(looked_at: Sequence[LookedAt], limit: int) -> int | None:
     if len(looked_at) < limit or not any(is_old for _, is_old, _ in looked_at):
         return None
     return max(id_ for id_, *_ in looked_at)
+
+
+def oldest_day(day: str) -> str:
+    """Return the first day whose matches are kept when those of a day are added."""
+    return (date.fromisoformat(day) - timedelta(days=DAYS_KEPT)).isoformat()

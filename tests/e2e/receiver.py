@@ -21,7 +21,7 @@ class Received:
 
     @property
     def event_id(self) -> str:
-        return self.headers["Idempotency-Key"]
+        return self.headers.get("Idempotency-Key", "")  # what isn't a delivery has none
 
     @property
     def attempt(self) -> int:

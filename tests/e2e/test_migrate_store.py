@@ -43,6 +43,7 @@ TABLES = {
     "quarantine": "id",
     "pauses": "destination",
     "changes": "id",
+    "route_matches": "day, route",
 }
 OF_A_RUNNING_RELAY = {"schema_version", "probe", "chores", "open_counts"}
 EVER_GIVEN = {"events": 9_000, "deliveries": 50_000, "quarantine": 77, "changes": 99_999}
@@ -97,6 +98,8 @@ def fill(connection: apsw.Connection, events: int, changes: int) -> None:
     for destination, at in (("Zoll", 1.5), ("erp", START), ("buchhaltung-süd", START + 1 / 3), ("_a", 2.0)):
         insert(connection, "pauses", [{"destination": destination, "paused_at": at}])
     insert(connection, "changes", (change_row(id_) for id_ in range(1, changes + 1)))
+    for number, route in enumerate(("Zoll", "alles", "\u00e4nderungen", "_a")):
+        insert(connection, "route_matches", [{"day": "2026-01-31", "route": route, "number": number}])
     for name, highest in EVER_GIVEN.items():  # retention has deleted the newest
         connection.execute("UPDATE sqlite_sequence SET seq = ? WHERE name = ?", (highest, name))
 

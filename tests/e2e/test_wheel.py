@@ -10,7 +10,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_the_wheel_has_every_module_and_the_migrations(tmp_path: Path) -> None:
+def test_the_wheel_has_every_module_the_migrations_and_all_of_the_pages(tmp_path: Path) -> None:
     options = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation")
     subprocess.run(
         [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", tmp_path, REPOSITORY],
@@ -21,9 +21,12 @@ def test_the_wheel_has_every_module_and_the_migrations(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     sources = {
         str(file.relative_to(REPOSITORY))
-        for suffix in ("*.py", "*.sql")
-        for file in (REPOSITORY / "relay").rglob(suffix)
+        for file in (REPOSITORY / "relay").rglob("*.*")
+        if file.suffix != ".pyc"
     }
-    assert any(name.endswith(".sql") for name in sources)
+    assert {Path(name).suffix for name in sources} == {
+        *(".py", ".sql"),
+        *(".html", ".css", ".js", ".LICENSE", ".yaml"),
+    }
     assert sources - names == set()
     assert {name for name in names - sources if not name.startswith("itscope_relay-")} == set()

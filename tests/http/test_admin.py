@@ -306,6 +306,61 @@ async def test_probes_need_no_credentials(relay: StartRelay, path: str) -> None:
     assert (await running.ask(path)).status == 200
 
 
+ACCOUNTS = {
+    "auth": [
+        {"username": "admin", "password": "operator-secret"},
+        {"username": "eye", "password": "viewer-secret", "role": "viewer"},
+    ]
+}
+VIEWER = encode_basic_auth("eye", "viewer-secret")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/-/reload", "/api/v1/destinations/erp/pause", "/api/v1/replay", "/dead/replay"),
+        *("/routes/try/x", "/routes/try/", "//routes/try", "/routes%2Ftry", "/routes/try;x"),
+    ],
+)
+async def test_viewer_may_not_change_anything(relay: StartRelay, path: str) -> None:
+    running = await relay(admin=ACCOUNTS)
+    answer = await running.ask(path, method="POST", headers={"Authorization": VIEWER})
+    assert refused(answer, 403, folder=running.folder, code="forbidden") == "viewers may only look"
+    answer = await running.ask(path, method="POST", headers={"Authorization": OPERATOR})
+    assert answer.status != 403
+
+
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "PROPFIND"])
+async def test_viewer_may_only_use_methods_that_look(relay: StartRelay, method: str) -> None:
+    running = await relay(admin=ACCOUNTS)
+    answer = await running.ask("/api/v1/events", method=method, headers={"Authorization": VIEWER})
+    refused(answer, 403, folder=running.folder, code="forbidden")
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/api/v1/events", "/api/v1/changes"])
+async def test_viewer_may_look(relay: StartRelay, path: str) -> None:
+    running = await relay(admin=ACCOUNTS)
+    assert (await running.ask(path, headers={"Authorization": VIEWER})).status == 200
+
+
+async def test_viewer_may_try_a_payload_against_the_routes(relay: StartRelay) -> None:
+    running = await relay(admin=ACCOUNTS)
+    answer = await running.ask("/routes/try", method="POST", headers={"Authorization": VIEWER})
+    assert answer.status != 403
+
+
+async def test_role_changes_with_a_reload(relay: StartRelay) -> None:
+    running = await relay(admin=ACCOUNTS)
+
+    async def reload() -> int:
+        return (await running.ask("/-/reload", method="POST", headers={"Authorization": OPERATOR})).status
+
+    running.config["admin"]["auth"] = [{**ACCOUNTS["auth"][0], "role": "viewer"}]
+    running.write()
+    assert await reload() == 200
+    assert await reload() == 403
+
+
 async def test_credentials_of_a_source_are_not_those_of_the_operator(relay: StartRelay) -> None:
     running = await relay(admin={"auth": [{"username": "admin", "password": "operator-secret"}]})
     answer = await running.ask("/metrics", headers={"Authorization": RIGHT})
@@ -347,7 +402,7 @@ async def test_page_of_another_site_can_not_reload(
 @pytest.mark.parametrize(
     ("path", "method", "status"),
     [
-        ("/", "GET", 404),
+        ("/nowhere", "GET", 404),
         ("/webhooks/itscope", "POST", 404),
         ("/-/reload", "GET", 405),
         ("/metrics", "POST", 405),

@@ -627,6 +627,15 @@ async def test_found_delivery_that_is_not_the_newest_counts_as_skipped(
 # ---- released from quarantine
 
 
+async def test_record_of_a_release_says_where_it_was_sent_by_hand(
+    running: Running, operator: Operator
+) -> None:
+    await running.post(b"{nonsense")
+    await operator.post("/quarantine/1/release", {"to": ["erp"]})
+    (change,) = (await operator.get("/changes"))["changes"]
+    assert (change["action"], change["detail"]["to"]) == ("release-quarantined", ["erp"])
+
+
 async def test_released_request_is_read_the_same_way_by_all(
     relay: StartRelay, erp: Receiver, crm: Receiver
 ) -> None:

@@ -203,6 +203,18 @@ async def varied(store: Store) -> None:
         (Filter(any_id="same", source="itscope", destination="erp"), ["e2"]),
         (Filter(any_id="e"), []),
         (Filter(any_id="e1", event_type="OTHER"), []),
+        (Filter(prefix="e"), ["e0", "e1", "e2"]),
+        (Filter(prefix="e1"), ["e1"]),
+        (Filter(prefix="o1"), ["e1"]),
+        (Filter(prefix="i1"), ["e1"]),
+        (Filter(prefix="d1"), ["e1"]),
+        (Filter(prefix="sa"), ["e0", "e1", "e2"]),
+        (Filter(prefix="sa", source="itscope", destination="erp"), ["e2"]),
+        (Filter(prefix="same "), []),
+        (Filter(prefix="ame"), []),
+        (Filter(prefix="e", any_id="o2"), ["e2"]),
+        (Filter(prefix="e1", event_type="OTHER"), []),
+        (Filter(prefix="e", state=DEAD), []),
         (Filter(state=PENDING, transaction_status="OK", source="itscope"), ["e2"]),
     ],
 )
@@ -260,6 +272,57 @@ async def test_id_is_found_in_every_source(store: Store) -> None:
     for source in ("a", "b", "c"):
         await offer(store, event(source=source), {})
     assert len(await events(store, Filter(any_id="e1"))) == 3
+
+
+async def test_beginning_is_found_once_in_every_source(store: Store) -> None:
+    for source in ("a", "b", "c"):
+        references = References("e1", "e1", "e1", "e1")
+        await store.accept(event(source=source), references, {})
+    assert len(await events(store, Filter(prefix="e"))) == 3
+
+
+PREFIXED = (
+    "PO-1",
+    "PO-10",
+    "PO-1\U0010ffff",
+    "PO-1%",
+    "PO-1_",
+    "PO-2",
+    "po-1",
+    "PO 1",
+    "PO_1",
+    "P",
+    "P\u00d61",
+    "\U0010ffff",
+)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("PO-1", ["PO-1", "PO-10", "PO-1\U0010ffff", "PO-1%", "PO-1_"]),
+        ("PO-1\U0010ffff", ["PO-1\U0010ffff"]),
+        ("PO-1%", ["PO-1%"]),
+        ("PO_", ["PO_1"]),
+        ("PO", ["PO-1", "PO-10", "PO-1\U0010ffff", "PO-1%", "PO-1_", "PO-2", "PO 1", "PO_1"]),
+        ("p", ["po-1"]),
+        ("P\u00d6", ["P\u00d61"]),
+        ("PO\u0308", []),
+        ("\U0010ffff", ["\U0010ffff"]),
+        ("PO-1" + "0" * 300, []),
+    ],
+)
+async def test_beginning_means_these_very_characters(store: Store, prefix: str, expected: list[str]) -> None:
+    for event_id in PREFIXED:
+        await accept(store, event_id)
+    assert await events(store, Filter(prefix=prefix)) == expected
+
+
+async def test_longest_id_is_found_by_any_beginning(store: Store) -> None:
+    longest = "\U0010ffff" * 255
+    await accept(store, longest)
+    for prefix in (longest[:1], longest[:254], longest):
+        assert await events(store, Filter(prefix=prefix)) == [longest]
 
 
 async def test_delivery_is_found_by_its_number(store: Store) -> None:
@@ -399,6 +462,16 @@ async def test_what_is_scattered_among_many_is_found_once(store: Store, page: Pa
     assert await events(store, Filter(event_type="RARE"), page) == ordered
     found = await deliveries(store, Filter(event_type="RARE"), page)
     assert [event_id for event_id, _ in found[::2]] == [event_id for event_id, _ in found[1::2]] == ordered
+
+
+@both_ways
+async def test_beginning_of_many_is_found_in_order_of_acceptance(store: Store, page: Page) -> None:
+    given = [event(f"{'ab'[n % 50 == 0]}{n}", at=START + n) for n in range(MANY)]
+    await asyncio.gather(*(offer(store, one, {"erp": False}) for one in given))
+    for prefix in "ab":  # more, and fewer, than a page looks at
+        expected = [one.event_id for one in given if one.event_id.startswith(prefix)]
+        found = await events(store, Filter(prefix=prefix), page)
+        assert found == (expected[::-1] if page.newest_first else expected)
 
 
 async def test_search_for_deliveries_of_many_unrouted_events_ends_at_once(store: Store) -> None:

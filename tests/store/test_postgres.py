@@ -7,17 +7,19 @@ import contextlib
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from importlib import resources
 
 import psycopg
 import psycopg_pool.base
 import pytest
+from psycopg import errors
 
 from relay.errors import StoreError, StoreUnavailableError
 from relay.model import DeliveryState, Owed, References
 from relay.store import Store
 from relay.store.postgres import STUCK_SECONDS, open_store
 from relay.store.postgres_pool import MAX_CONNECTIONS
-from relay.store.repair import Change, Page
+from relay.store.repair import Change, Filter, Page
 from relay.store.steps import LEASE_SECONDS
 from tests.postgres import PostgresServer, read_postgres
 from tests.store.opened import (
@@ -169,7 +171,7 @@ async def test_newer_schema_is_refused(own_server: PostgresServer) -> None:
     await (await opened(url)).close()
     with psycopg.connect(url) as connection:
         connection.execute("UPDATE schema_version SET version = 99")
-    with pytest.raises(StoreError, match=r"written by a newer relay \(schema 99, this one knows 1\)"):
+    with pytest.raises(StoreError, match=r"written by a newer relay \(schema 99, this one knows 2\)"):
         await opened(url)
 
 
@@ -195,6 +197,45 @@ async def test_database_that_cannot_hold_every_text_is_refused(own_server: Postg
         connection.execute("CREATE DATABASE western ENCODING 'LATIN1' TEMPLATE template0")
     with pytest.raises(StoreError, match="encoded in LATIN1"):
         await opened(own_server.url.removesuffix("postgres") + "western")
+
+
+async def test_database_of_the_first_schema_is_searched_by_bytes_whatever_its_locale(
+    own_server: PostgresServer,
+) -> None:
+    own_server.start()
+    url = own_server.url.removesuffix("postgres") + "german"
+    with psycopg.connect(own_server.url, autocommit=True) as connection:
+        try:
+            connection.execute(
+                "CREATE DATABASE german LOCALE_PROVIDER icu ICU_LOCALE 'de-DE' TEMPLATE template0"
+            )
+        except errors.FeatureNotSupported:  # not every server is built with ICU: its own locale, then
+            connection.execute("CREATE DATABASE german")
+    script = resources.files("relay.store") / "migrations" / "postgres" / "0001_begin.sql"
+    with psycopg.connect(url) as connection:
+        connection.execute(script.read_bytes())
+        connection.execute("CREATE TABLE schema_version (version INTEGER NOT NULL)")
+        connection.execute("INSERT INTO schema_version VALUES (1)")
+        connection.execute(
+            "INSERT INTO events (source, event_id, received_at, content_type, trace_id, unrouted, size, body,"
+            " order_id) SELECT 'itscope', id, %s, '', '', FALSE, 0, '', id"
+            " FROM unnest(%s::text[]) AS given (id)",
+            (START, ["PO-1", "po-1", "PO1", "P\u00d6-1", "PP"]),
+        )
+    store = await opened(url)
+    try:
+        await accept(store, "PO-2")
+        for prefix, expected in {
+            "PO": {"PO-1", "PO1", "PO-2"},
+            "P\u00d6": {"P\u00d6-1"},
+            "p": {"po-1"},
+        }.items():
+            found = await store.find_events(Filter(prefix=prefix), Page(10))
+            assert {one.event_id for one in found.items} == expected
+        assert (await offer(store, event("po-1"), {})).duplicate
+        assert not (await offer(store, event("Po-1"), {})).duplicate
+    finally:
+        await store.close()
 
 
 # ---- a server that goes away

@@ -9,8 +9,10 @@ import shutil
 import subprocess
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "prometheus"
@@ -46,10 +48,47 @@ OF_EACH = {
 
 
 @pytest.mark.parametrize(
-    "arguments", [("check", "rules", "alerts.yaml"), ("test", "rules", "alerts_test.yaml")]
+    "arguments",
+    [
+        ("check", "rules", "alerts.yaml"),
+        ("test", "rules", "alerts_test.yaml"),
+        ("test", "rules", "alerts_limits_test.yaml"),
+    ],
 )
 def test_promtool_agrees(arguments: tuple[str, ...]) -> None:
     promtool(FOLDER, *arguments)
+
+
+def alerts() -> dict[str, Any]:
+    """Return each alert by its name."""
+    (group,) = yaml.safe_load((FOLDER / "alerts.yaml").read_text(encoding="utf-8"))["groups"]
+    return {rule["alert"]: rule for rule in group["rules"]}
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_alert_says_what_is_wrong_what_it_means_and_what_to_do(name: str) -> None:
+    rule = alerts()[name]
+    assert rule["annotations"].keys() == {"summary", "description", "action"}
+    assert rule["labels"]["severity"] in {"page", "ticket"}
+
+
+@pytest.mark.parametrize("name", alerts())
+def test_alert_is_shown_firing_and_just_not_firing(name: str) -> None:
+    text = (FOLDER / "alerts_limits_test.yaml").read_text(encoding="utf-8")
+    (case,) = [case for case in yaml.safe_load(text)["tests"] if case["name"] == name]
+    series = " ".join(given["series"] for given in case["input_series"])
+    assert '"over"' in series
+    assert '"under"' in series
+    of_it = [look for look in case["promql_expr_test"] if f'alertname="{name}"' in look["expr"]]
+    shown = [[sample["labels"] for sample in look["exp_samples"]] for look in of_it]
+    assert [] in shown  # a moment too early
+    (alone,) = [labels for labels in shown if labels and '"over"' in labels[0]]
+    assert len(alone) == 1
+
+
+def test_every_alert_is_documented() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(ItscopeRelay\w+)`", page, flags=re.MULTILINE) == list(alerts())
 
 
 def test_documented_rules_for_several_replicas_fire_once(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -12,15 +13,15 @@ import pytest
 RELAY = Path(__file__).parents[2] / "relay"
 
 PURE = (
-    *("errors", "units", "model", "payload", "passwords"),
+    *("errors", "units", "model", "payload", "passwords", "certificate"),
     *("retry", "breaker", "pace", "hold", "lifecycle", "routing", "wire"),
 )
 BOUNDARY = (
-    *("config", "logs", "metrics", "store", "repair"),
+    *("config", "logs", "metrics", "samples", "store", "history", "repair"),
     *("auth", "connections", "delivery", "listener", "gate", "intake", "claims", "recorder", "lane"),
 )
-SHELL = ("ingress", "dispatcher", "admin")  # side by side: they never import one another
-TOP = ("app", "samples", "send", "casefile", "routediff", "demo", "client", "cli", "__main__")
+SHELL = ("ingress", "dispatcher", "admin", "notify")  # side by side: they never import one another
+TOP = ("app", "send", "casefile", "routediff", "demo", "client", "cli", "__main__")
 RANK = {room: rank for rank, room in enumerate((*PURE, *BOUNDARY))}
 RANK |= dict.fromkeys(SHELL, len(RANK))
 RANK |= {room: len(RANK) + rank for rank, room in enumerate(TOP)}
@@ -61,6 +62,13 @@ def name_of(module: Path) -> str:
 
 def test_every_room_has_its_place() -> None:
     assert {room_of(module) for module in MODULES} - {""} == RANK.keys()
+
+
+def test_every_room_is_described_in_its_order() -> None:
+    text = (RELAY.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = text[text.index("| `errors` |") :].split("\n\n")[0].splitlines()
+    described = [name for row in rows for name in re.findall(r"`([a-z]+)/?`", row.split("|")[1])]
+    assert described == [room for room in RANK if room != "__main__"]
 
 
 def test_everything_imported_from_the_house_is_a_room_or_its_version() -> None:

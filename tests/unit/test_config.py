@@ -227,7 +227,7 @@ def test_files_named_in_the_configuration_are_relative_to_it(folder: Path) -> No
 # ---- what is wrong, and where
 
 
-UNKNOWN_TOP = "known are admin, destinations, routes, server, sources, store"
+UNKNOWN_TOP = "known are admin, destinations, notify, routes, server, sources, store"
 
 
 @pytest.mark.parametrize(
@@ -359,6 +359,14 @@ UNKNOWN_TOP = "known are admin, destinations, routes, server, sources, store"
         (
             MINIMAL.replace("- to: [erp]", "- {name: a, to: [erp]}\n  - {name: a, to: [erp]}"),
             ["11:12: routes[1].name: a is used twice, first at config.yaml:10:12"],
+        ),
+        (
+            MINIMAL.replace("- to: [erp]", '- {name: "a\\0b", to: [erp]}'),
+            ["10:12: routes[0].name: must be a text of one line"],
+        ),
+        (
+            MINIMAL.replace("- to: [erp]", f"- {{name: {'a' * 256}, to: [erp]}}"),
+            ["10:12: routes[0].name: string should have at most 255 characters"],
         ),
         (
             MINIMAL.replace(
@@ -707,6 +715,51 @@ def test_admin_off_loopback_needs_credentials(listen: str) -> None:
     ]
     account = f"[{{username: admin, password: {SECRET}}}]"
     assert read(f"{MINIMAL}admin: {{listen: {listen}, auth: {account}}}\n").admin.auth
+
+
+def with_accounts(*accounts: str) -> str:
+    return f"{MINIMAL}admin:\n  auth:\n" + "".join(f"  - {{{account}}}\n" for account in accounts)
+
+
+def test_admin_is_an_operator_unless_called_a_viewer() -> None:
+    text = with_accounts(
+        f"username: a, password: {SECRET}",
+        f"username: b, password: {SECRET}, role: viewer",
+        f"username: c, password: {SECRET}, role: operator",
+    )
+    assert read(text).admin.roles == {"a": "operator", "b": "viewer", "c": "operator"}
+
+
+def test_password_of_a_viewer_can_be_rotated() -> None:
+    text = with_accounts(
+        "username: a, password: new, role: viewer", "username: a, password: old, role: viewer"
+    )
+    assert read(text).admin.roles == {"a": "viewer"}
+
+
+@pytest.mark.parametrize(
+    ("accounts", "expected"),
+    [
+        (
+            ["username: a, password: new, role: viewer", "username: a, password: old"],
+            "12:3: admin: auth: a has two roles; give its accounts the same",
+        ),
+        (["username: a, password: x, role: admin"], "13:38: admin.auth[0].role: must be operator or viewer"),
+        (
+            ["username: a, password: x, rolle: viewer"],
+            "13:32: admin.auth[0].rolle: is not a known key; did you mean role?",
+        ),
+    ],
+)
+def test_role_is_checked(accounts: list[str], expected: str) -> None:
+    assert problems(with_accounts(*accounts)) == [expected]
+
+
+def test_source_knows_no_roles() -> None:
+    known = "known are password, password_file, password_hash, username"
+    assert problems(with_password("        role: viewer")) == [
+        f"5:9: sources.itscope.auth[0].role: is not a known key; {known}"
+    ]
 
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:8081", "127.0.0.2:0", "'[::1]:8081'", "localhost:8081"])

@@ -18,6 +18,7 @@ CONTRACT = {
 def metrics() -> Metrics:
     made = Metrics()
     made.add_source("itscope")
+    made.add_route("everything")
     made.add_destination("erp")
     return made
 

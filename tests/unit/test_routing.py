@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from relay.routing import Finding, Route, Router
+from relay.routing import Finding, Route, Router, destinations_of
 
 ROUTES: TypeAdapter[tuple[Route, ...]] = TypeAdapter(tuple[Route, ...])
 ORDER = {"eventType": "ORDER", "transactionStatus": "SENT", "orderId": "123-SAMPLE-456"}
@@ -205,6 +205,20 @@ def test_empty_and_absent_match_hold_always_and_empty_except_never() -> None:
 def test_destination_is_named_once_in_the_order_of_the_routes() -> None:
     routes = router({"to": ["b", "a", "b"]}, {"to": ["a", "c"]}, {"to": ["x"], "match": {"no": "no"}})
     assert routes.destinations("itscope", ORDER) == ("b", "a", "c")
+
+
+def test_routes_that_match_are_told_in_order_up_to_one_that_stops() -> None:
+    routes = router(
+        {"name": "all", "to": ["a"]},
+        {"name": "invoices", "to": ["b"], "match": {"eventType": "INVOICE"}},
+        {"name": "not samples", "to": ["b"], "except": {"orderId": "*"}},
+        {"name": "orders", "to": ["a", "c"], "match": {"eventType": "ORDER"}, "stop": True},
+        {"name": "late", "to": ["d"]},
+    )
+    matching = routes.matching("itscope", ORDER)
+    assert [route.name for route in matching] == ["all", "orders"]
+    assert destinations_of(matching) == routes.destinations("itscope", ORDER) == ("a", "c")
+    assert destinations_of([]) == ()
 
 
 def test_event_that_no_route_wants_has_no_destination() -> None:
