@@ -25,7 +25,7 @@ demo: $(READY) ## See the relay at work on this machine
 	@$(BIN)/itscope-relay demo
 
 test: $(READY) ## Run all tests
-	$(BIN)/pytest -q --numprocesses 2 --dist worksteal
+	$(BIN)/pytest -q --numprocesses 3 --dist worksteal
 
 crash: $(READY) ## Kill relays under load, 1000 times, and count what was lost; KILLS=100 for less, SEED=1 to repeat
 	$(BIN)/python -m tests.lab $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
