@@ -12,43 +12,13 @@ import pytest
 from playwright.async_api import expect
 
 from tests.e2e.browser import CHROMIUM, browser
-from tests.e2e.receiver import Receive, Received
-from tests.e2e.relay_process import RelayProcess, Start, event, until, write_config
+from tests.e2e.receiver import Receive
+from tests.e2e.relay_process import Start, event, until, write_config
+from tests.e2e.room import NASTY, Room
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt install chromium)")
 
-NASTY = "<script>document.title='taken'</script>javascript:alert(1)\u202eevil<img src=x onerror=alert(2)>"
 ADDRESSES = ("/", "/find", "/find?q=PO-1", "/orders/PO-1", "/events/2", "/events/5")
-
-
-class Room:
-    """A relay with an ERP that takes everything, and a CRM that answers as a test says."""
-
-    def __init__(self, relay: RelayProcess, client: aiohttp.ClientSession) -> None:
-        self.relay = relay
-        self.client = client
-        self.crm_status = 422
-
-    async def answer_for_crm(self, _received: Received) -> int:
-        return self.crm_status
-
-    def address(self, path: str) -> str:
-        return f"{self.relay.admin}{path}"
-
-    @property
-    def host(self) -> str:
-        return urlsplit(self.relay.admin).netloc
-
-    async def states(self, destination: str) -> list[str]:
-        """Return the states of a destination's deliveries, the newest first."""
-        query = {"destination": destination}
-        async with self.client.get(self.address("/api/v1/deliveries"), params=query) as answer:
-            return [delivery["state"] for delivery in (await answer.json())["deliveries"]]
-
-    async def changes(self) -> list[str]:
-        """Return what was changed by hand, the first first."""
-        async with self.client.get(self.address("/api/v1/changes")) as answer:
-            return [change["action"] for change in (await answer.json())["changes"]][::-1]
 
 
 @pytest.fixture

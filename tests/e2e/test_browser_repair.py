@@ -12,7 +12,7 @@ from playwright.async_api import Page, expect
 from tests.e2e.browser import CHROMIUM, browser
 from tests.e2e.receiver import Receive
 from tests.e2e.relay_process import Start, event, until, write_config
-from tests.e2e.test_browser import NASTY, Room
+from tests.e2e.room import NASTY, Room
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (apt install chromium)")
 

@@ -9,14 +9,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from aiohttp import encode_basic_auth, web
+from aiohttp import encode_basic_auth
 
 from relay.admin.pages import sweeping
 from relay.admin.pages.settings import masked
 from relay.samples import DOCUMENTED_SAMPLE
 from tests.http.conftest import StartReceiver, StartRelay
-from tests.http.test_pages import FORM, NASTY, Page, assert_harmless, assert_safe, page, send_form
-from tests.http.world import Answer, Receiver, Running, until
+from tests.http.pages import FORM, NASTY, Page, page, read, refuse, send_form
+from tests.http.world import Receiver, Running, until
 
 SECRET = "s3cret-of-nobody"
 NUMBER = 5
@@ -26,10 +26,6 @@ NUMBER = 5
 async def refused(relay: StartRelay, receiver_factory: StartReceiver) -> tuple[Running, Receiver]:
     """Run a relay with some dead letters for its CRM, one event that is unrouted, and one in quarantine."""
     crm = await receiver_factory()
-
-    async def refuse(_request: web.BaseRequest) -> web.StreamResponse:
-        return web.Response(status=422, text=NASTY)
-
     crm.otherwise = refuse
     running = await relay(
         destinations={"crm": {"url": crm.url}},
@@ -50,14 +46,6 @@ async def refused(relay: StartRelay, receiver_factory: StartReceiver) -> tuple[R
 async def post(running: Running, event_id: str, event_type: str, **more: Any) -> None:
     event = {"eventId": event_id, "eventType": event_type, **more}
     assert (await running.post(json.dumps(event).encode())).status == 200
-
-
-def read(answer: Answer, status: int = 200) -> Page:
-    assert answer.status == status, answer
-    assert_safe(answer)
-    found = Page(answer)
-    assert_harmless(found)
-    return found
 
 
 def hidden(found: Page, **more: str) -> dict[str, str]:
