@@ -16,7 +16,6 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
-from relay.certificate import expires_at
 from relay.config import Tls, split_address
 from relay.errors import RelayError
 
@@ -210,8 +209,10 @@ def _expires_at(tls: Tls | None) -> float | None:
     """Return when a certificate expires, None where that can't be told."""
     if tls is None:
         return None
+    from cryptography import x509  # noqa: PLC0415 (where there is TLS; it takes a while)
+
     try:
-        return expires_at(tls.cert_file.read_text(encoding="utf-8", errors="replace"))
+        return x509.load_pem_x509_certificate(tls.cert_file.read_bytes()).not_valid_after_utc.timestamp()
     except (OSError, ValueError):
         return None
 

@@ -23,9 +23,10 @@ def write_certificate(folder: Path, ca: trustme.CA, year: int) -> float:
     """Write a certificate with its key, and return when it expires."""
     expiry = datetime(year, 1, 1, tzinfo=UTC)
     issued = ca.issue_cert("localhost", not_after=expiry)
-    chain = b"".join(blob.bytes() for blob in issued.cert_chain_pems)
-    (folder / FILES["cert_file"]).write_bytes(chain)
-    (folder / FILES["key_file"]).write_bytes(issued.private_key_pem.bytes())
+    key = issued.private_key_pem.bytes()
+    chain = [*(blob.bytes() for blob in issued.cert_chain_pems), ca.cert_pem.bytes()]
+    (folder / FILES["cert_file"]).write_bytes(b"".join([b"a comment\n", key, *chain]))  # the first counts
+    (folder / FILES["key_file"]).write_bytes(key)
     return expiry.timestamp()
 
 

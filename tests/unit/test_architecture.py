@@ -13,7 +13,7 @@ import pytest
 RELAY = Path(__file__).parents[2] / "relay"
 
 PURE = (
-    *("errors", "units", "model", "payload", "passwords", "certificate"),
+    *("errors", "units", "model", "payload", "passwords"),
     *("retry", "breaker", "pace", "hold", "lifecycle", "routing", "wire"),
 )
 BOUNDARY = (
