@@ -98,7 +98,7 @@ class Store(Repair, Protocol):
             fresh: those that were never tried and are no replay, which are always due; or the others.
             limit: how many at the most.
             max_bytes: bound of their bodies' sum; one delivery may exceed it alone.
-            now: what is due by then.
+            now: what is due by then; the leases count from it.
         """
         ...
 
