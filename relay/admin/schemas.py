@@ -94,6 +94,12 @@ FILTER: dict[str, tuple[Schema, str]] = {
     "state": ({"type": "string", "enum": list(STATES)}, "With a delivery in this state; or unrouted"),
     "destination": (TEXT, "With a delivery to it"),
 }
+_REFERENCES: dict[str, Schema] = {
+    "order_id": nullable(NAME),
+    "itscope_order_id": nullable(NAME),
+    "document_id": nullable(NAME),
+    "transaction_id": nullable(NAME),
+}
 _DELIVERY: dict[str, Schema] = {
     "id": ID,
     "event": {**ID, "description": "The number of its event"},
@@ -110,6 +116,8 @@ _DELIVERY: dict[str, Schema] = {
     "blocked": {"type": "boolean", "description": "It waits for another delivery of its key"},
     "replay_of": {**nullable(ID), "description": "The delivery that it repeats"},
     "reason": {**nullable(NAME), "description": "Why it was discarded"},
+    "received_at": {**INSTANT, "description": "When its event was received"},
+    **_REFERENCES,
 }
 _ATTEMPTS: Schema = {"type": "array", "items": ref("Attempt")}
 _EVENT: dict[str, Schema] = {
@@ -120,10 +128,7 @@ _EVENT: dict[str, Schema] = {
     "content_type": NAME,
     "event_type": nullable(NAME),
     "transaction_status": nullable(NAME),
-    "order_id": nullable(NAME),
-    "itscope_order_id": nullable(NAME),
-    "document_id": nullable(NAME),
-    "transaction_id": nullable(NAME),
+    **_REFERENCES,
     "trace_id": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
     "unrouted": {"type": "boolean", "description": "It was never owed to anybody"},
     "size": {**COUNT, "description": "Of the body in bytes"},

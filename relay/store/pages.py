@@ -22,15 +22,18 @@ MAX_LOOKED_AT = 5_000
 MAX_PAGE_BYTES = 4 << 20
 
 # Columns of events `e`, of deliveries `d` with their events, and of the quarantine, in the records' order.
+REFERENCES = "e.order_id, e.itscope_order_id, e.document_id, e.transaction_id"
 EVENT = (
     "e.id, e.source, e.event_id, e.received_at, e.content_type, e.event_type, e.transaction_status,"
-    " e.order_id, e.itscope_order_id, e.document_id, e.transaction_id, e.trace_id, e.unrouted"
+    f" {REFERENCES}, e.trace_id, e.unrouted"
 )
 DELIVERY = (
     "d.id, e.id, e.event_id, e.source, e.event_type, e.transaction_status, d.destination, d.state,"
-    " d.accepted_at, d.due_at, d.attempts, d.order_key, d.blocked, d.replay_of, d.reason"
+    " d.accepted_at, d.due_at, d.attempts, d.order_key, d.blocked, d.replay_of, d.reason,"
+    " e.received_at"
 )
 _STATE, _BLOCKED = 7, 12  # their places in it
+_IDS = 4  # columns of REFERENCES
 QUARANTINED = "id, source, reason, detail, content_type, received_at, last_received_at, times, length(body)"
 # Those by which `Filter.any_id` and `Filter.prefix` find.
 ID_COLUMNS = ("event_id", "order_id", "itscope_order_id", "document_id", "transaction_id")
@@ -229,7 +232,8 @@ def _fitting(sizes: Sequence[int], max_bytes: int) -> int:
 def event_record(row: Sequence[Any], deliveries: Iterable[Sequence[Any]], body: bytes | None) -> EventRecord:
     """Return an event made of `EVENT` and its size, and of the `DELIVERY` of each of its deliveries."""
     id_, source, event_id, received_at, content_type, event_type, status, *rest = row
-    *references, trace_id, unrouted, size = rest
+    *ids, trace_id, unrouted, size = rest
+    references = References(*ids)
     return EventRecord(
         id=id_,
         source=source,
@@ -238,18 +242,23 @@ def event_record(row: Sequence[Any], deliveries: Iterable[Sequence[Any]], body: 
         content_type=content_type,
         event_type=event_type,
         transaction_status=status,
-        references=References(*references),
+        references=references,
         trace_id=trace_id,
         unrouted=bool(unrouted),
         size=size,
-        deliveries=tuple(delivery_record(delivery) for delivery in deliveries),
+        deliveries=tuple(delivery_record(delivery, references) for delivery in deliveries),
         body=body,
     )
 
 
-def delivery_record(row: Sequence[Any]) -> DeliveryRecord:
-    """Return a delivery made of `DELIVERY`."""
-    fields = list(row)  # made anew with `replace` it would cost twice as much
+def listed_delivery(row: Sequence[Any]) -> DeliveryRecord:
+    """Return a delivery made of `REFERENCES` and `DELIVERY`."""
+    return delivery_record(row[_IDS:], References(*row[:_IDS]))
+
+
+def delivery_record(row: Sequence[Any], references: References) -> DeliveryRecord:
+    """Return a delivery made of `DELIVERY`, and of what its event refers to."""
+    fields = [*row, references]  # made anew with `replace` it would cost twice as much
     fields[_STATE], fields[_BLOCKED] = DeliveryState(fields[_STATE]), bool(fields[_BLOCKED])
     return DeliveryRecord(*fields)
 

@@ -18,15 +18,16 @@ from relay.store.pages import (
     EVENT,
     MAX_PAGE_BYTES,
     QUARANTINED,
+    REFERENCES,
     attempt_records,
     begins_after,
     beyond,
     cut,
     cut_by_id,
     cut_events,
-    delivery_record,
     direction,
     event_record,
+    listed_delivery,
 )
 from relay.store.postgres_order import Connection
 from relay.store.postgres_search import about_delivery, each, has_delivery, search_for, with_deliveries
@@ -160,11 +161,11 @@ async def _events(
 async def _deliveries(connection: Connection, ids: Sequence[int]) -> tuple[DeliveryRecord, ...]:
     rows = await _rows(
         connection,
-        f"SELECT {DELIVERY} FROM {_WANTED} CROSS JOIN {_DELIVERY_BY_ID}"  # noqa: S608
+        f"SELECT {REFERENCES}, {DELIVERY} FROM {_WANTED} CROSS JOIN {_DELIVERY_BY_ID}"  # noqa: S608
         f" CROSS JOIN {_EVENT_OF_DELIVERY} ORDER BY wanted.place",
         {"ids": list(ids)},
     )
-    return tuple(delivery_record(row) for row in rows)
+    return tuple(map(listed_delivery, rows))
 
 
 async def _by_id(

@@ -94,6 +94,8 @@ class DeliveryRecord:
         blocked: it waits for another delivery of its key.
         replay_of: the delivery that this one repeats.
         reason: why it was discarded, or replaced by which.
+        received_at: when its event was, by which lists are sorted; a replay is owed since later.
+        references: of its event.
     """
 
     id: int
@@ -111,6 +113,8 @@ class DeliveryRecord:
     blocked: bool
     replay_of: int | None
     reason: str | None
+    received_at: float
+    references: References
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,15 +18,16 @@ from relay.store.pages import (
     EVENT,
     MAX_PAGE_BYTES,
     QUARANTINED,
+    REFERENCES,
     attempt_records,
     begins_after,
     beyond,
     cut,
     cut_by_id,
     cut_events,
-    delivery_record,
     direction,
     event_record,
+    listed_delivery,
 )
 from relay.store.repair import (
     AttemptRecord,
@@ -44,6 +45,7 @@ from relay.store.sqlite_search import about_delivery, has_delivery, search_for
 __all__ = ["MAX_PAGE_BYTES", "Finder"]
 
 _DELIVERY = f"json_array({DELIVERY})"
+_LISTED_DELIVERY = f"json_array({REFERENCES}, {DELIVERY})"
 _QUARANTINED = f"json_array({QUARANTINED})"
 
 
@@ -166,11 +168,12 @@ class Finder:
     def _deliveries(self, ids: Sequence[int]) -> tuple[DeliveryRecord, ...]:
         rows = gathered(
             self._connection,
-            f"SELECT json_group_array({_DELIVERY} ORDER BY wanted.key) FROM json_each(:ids) AS wanted"  # noqa: S608
+            f"SELECT json_group_array({_LISTED_DELIVERY} ORDER BY wanted.key)"  # noqa: S608
+            " FROM json_each(:ids) AS wanted"
             " CROSS JOIN deliveries AS d ON d.id = wanted.value CROSS JOIN events AS e ON e.id = d.event",
             {"ids": json.dumps(ids)},
         )
-        return tuple(delivery_record(row) for row in rows)
+        return tuple(map(listed_delivery, rows))
 
     def _by_id(
         self, table: str, columns: str, page: Page, also: str, bindings: dict[str, Any]

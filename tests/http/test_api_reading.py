@@ -51,6 +51,7 @@ async def test_event_is_shown_with_all_that_is_known_of_it(operator: Operator, e
     assert event["routes"]["routes"][0]["finding"] == "matched"
     (delivery,) = event["deliveries"]
     assert (delivery["state"], delivery["attempt_count"]) == ("dead", 2)
+    assert (delivery["order_id"], delivery["received_at"]) == ("4711", event["received_at"])
     tries = [(one["number"], one["status"], one["next_state"]) for one in delivery["attempts"]]
     assert tries == [(1, 503, "pending"), (2, 422, "dead")]
     assert await operator.get(f"/deliveries/{delivery['id']}") == delivery

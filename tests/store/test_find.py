@@ -107,6 +107,7 @@ async def test_found_event_is_the_accepted_one(store: Store) -> None:
     assert (erp.event_type, erp.transaction_status) == ("ORDER", "OK")
     assert (erp.accepted_at, erp.due_at, erp.attempts) == (START, START, 0)
     assert (erp.replay_of, erp.reason) == (None, None)
+    assert (erp.received_at, erp.references) == (START, references)
     assert (await store.find_deliveries(ALL, OLDEST)).items == found.deliveries
     assert await store.read_event(found.id) == found
 

@@ -165,7 +165,9 @@ def test_lane_says_what_rests_it_first(
 
 def delivery(id_: int, destination: str, state: DeliveryState) -> DeliveryRecord:
     return DeliveryRecord(
-        id_, 1, "e", "itscope", None, None, destination, state, 0.0, 0.0, 1, None, False, None, None
+        *(id_, 1, "e", "itscope", None, None, destination, state, 0.0, 0.0, 1, None, False, None, None),
+        received_at=0.0,
+        references=References(),
     )
 
 
