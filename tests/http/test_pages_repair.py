@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import pytest
 from aiohttp import encode_basic_auth
@@ -36,7 +36,7 @@ async def refused(relay: StartRelay, receiver_factory: StartReceiver) -> tuple[R
     )
     for number in range(NUMBER):
         status = "ADVISED" if number else "LATE"
-        await post(running, f"e-{number}", "DELIVERY", transactionStatus=status)
+        await post(running, f"e-{number}", "DELIVERY", transactionStatus=status, orderId=f"PO-{number}")
     await post(running, "e-unrouted", NASTY, transactionStatus=NASTY, orderId=NASTY)
     assert (await running.post(f"{{{NASTY}\x00".encode())).status == 400
     await running.settled("dead", "crm", NUMBER)
@@ -81,6 +81,30 @@ async def test_dead_letters_are_grouped_and_listed(refused: tuple[Running, Recei
     assert sum(link.startswith("/events/") for link in late.links) == 1
     assert hidden(late) == {"status": "LATE"}
     assert "Nothing was found." in (await page(running, "/dead?destination=erp")).text
+
+
+async def test_list_of_dead_letters_names_their_orders(refused: tuple[Running, Receiver]) -> None:
+    running, _ = refused
+    await post(running, "e-bought", "DELIVERY", itscopeOrderId=NASTY)
+    await running.settled("dead", "crm", NUMBER + 1)
+    found = await page(running, "/dead")
+    assert {f"/orders/PO-{number}" for number in range(NUMBER)} <= {*found.links}
+    assert f"/orders/{quote(NASTY, safe='')}" in found.links  # where there is no other, ITscope's own
+
+
+async def test_list_of_dead_letters_begins_with_what_it_is_sorted_by(
+    refused: tuple[Running, Receiver],
+) -> None:
+    """A replay dies after all others, but its event came before them."""
+    running, _ = refused
+    assert (await running.ask("/api/v1/deliveries/1/replay", method="POST")).status == 200
+    await until(lambda: [state for state, _ in running.deliveries("crm")][NUMBER:] == ["dead"])
+    found = await page(running, "/dead")
+    assert [link for link in found.links if link.startswith("/events/")][-1] == "/events/1#delivery-6"
+    times = [one["datetime"] or "" for one in found.all("time")][-2 * NUMBER :]
+    received_at, died_at = times[0::2], times[1::2]
+    assert received_at == sorted(received_at, reverse=True)
+    assert max(died_at) == died_at[-1]
 
 
 async def test_page_without_dead_letters_says_so(running: Running) -> None:
