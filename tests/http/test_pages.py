@@ -242,6 +242,20 @@ async def test_overview_says_in_a_sentence_whether_everything_flows(running: Run
     await until(lambda: says("1 destination needs a look"))
 
 
+async def test_overview_shows_dead_letters_beside_what_their_destination_does(
+    crm_refuses: tuple[Running, Receiver],
+) -> None:
+    running, _ = crm_refuses
+    await accept_order(running)
+    badges = {
+        (one.get("class"), one.get("href"))
+        for tag, one in (await page(running, "/")).tags
+        if tag in {"a", "span"} and (one.get("class") or "").startswith("badge")
+    }
+    assert badges == {("badge good", None), ("badge bad", "/dead?destination=crm")}
+    assert re.search(r"crm\s+delivering\s+1 dead letter\s", (await page(running, "/")).text)
+
+
 async def test_overviews_live_part_is_the_same_without_the_frame(running: Running) -> None:
     whole = await page(running, "/")
     part = await running.ask("/", headers={**HTML, "HX-Request": "true"})
