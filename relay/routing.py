@@ -81,12 +81,39 @@ class Finding(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Failed:
+    """The first field of a `match` that doesn't hold: what it is, None where absent, and what would do."""
+
+    field: str
+    text: str | None
+    wanted: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
-    """One route's finding for one event, and a sentence that says why."""
+    """One route's finding for one event, and why.
+
+    Attributes:
+        failed: of a route that didn't match.
+        stopped_by: the name of the route that ended the walk before this one.
+    """
 
     route: Route
     finding: Finding
-    why: str
+    failed: Failed | None = None
+    stopped_by: str | None = None
+
+    @property
+    def why(self) -> str:
+        """A sentence in English."""
+        if self.stopped_by is not None:
+            return f"route {self.stopped_by} matched and has stop: true"
+        if self.finding is Finding.EXCEPTED:
+            return "everything under except holds"
+        if self.failed is None:
+            return "everything under match holds"
+        text, wanted = self.failed.text, " or ".join(map(quoted, self.failed.wanted))
+        return f"{self.failed.field} is {'absent' if text is None else quoted(text)}, not {wanted}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +130,10 @@ class _Condition:
         if text is None:
             return False
         return text in self.exact or any(pattern.fullmatch(text) for pattern in self.patterns)
+
+    def told(self, given: Mapping[str, str]) -> Failed:
+        """Return it as what doesn't hold for an event."""
+        return Failed(self.field, given.get(self.field), self.texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +172,12 @@ class Router:
         """Return, for every route in order, whether it matched and why."""
         given = self._given(source, payload)
         findings = [
-            Explanation(route, finding, _why(finding, failed, given))
+            Explanation(route, finding, None if failed is None else failed.told(given))
             for route, finding, failed in _walk(self._rules, given)
         ]
         rest = [rule.route for rule in self._rules[len(findings) :]]
         stopped_by = findings[-1].route.name if findings else ""
-        return findings + [
-            Explanation(route, Finding.NOT_REACHED, f"route {stopped_by} matched and has stop: true")
-            for route in rest
-        ]
+        return findings + [Explanation(route, Finding.NOT_REACHED, stopped_by=stopped_by) for route in rest]
 
     def _given(self, source: str, payload: Mapping[str, Any]) -> dict[str, str]:
         """Return the texts of those fields of an event that any route asks for."""
@@ -256,15 +284,6 @@ def _pattern(text: str) -> re.Pattern[str]:
     return re.compile(fnmatch.translate(text.replace("[", "[[]")))
 
 
-def _why(finding: Finding, failed: _Condition | None, given: Mapping[str, str]) -> str:
-    if finding is Finding.EXCEPTED:
-        return "everything under except holds"
-    if failed is None:
-        return "everything under match holds"
-    text = given.get(failed.field)
-    wanted = " or ".join(map(_quoted, failed.texts))
-    return f"{failed.field} is {'absent' if text is None else _quoted(text)}, not {wanted}"
-
-
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text as explanations name it: in quotes, the beginning of a long one."""
     return f'"{text if len(text) <= 80 else text[:77] + "..."}"'

@@ -418,6 +418,13 @@ async def test_event_shows_payload_routes_and_answers(crm_refuses: tuple[Running
     assert '"SENT"' in found.text
 
 
+async def test_event_says_in_german_why_it_goes_where_it_goes(running: Running) -> None:
+    await running.post()
+    found = await page(running, "/events/1", headers={"Accept-Language": "de"})
+    assert "alles unter match trifft zu" in found.text
+    assert "holds" not in found.text
+
+
 async def test_dead_delivery_is_replayed_by_a_form(crm_refuses: tuple[Running, Receiver]) -> None:
     running, crm = crm_refuses
     await accept_order(running)

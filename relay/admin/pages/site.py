@@ -23,6 +23,7 @@ from relay.admin.answers import REFUSED, Code
 from relay.admin.pages import shown
 from relay.admin.pages.asked import is_htmx, local_path, wants_page
 from relay.admin.pages.course import newest_deliveries
+from relay.admin.pages.why import why
 from relay.admin.pages.words import COOKIE, NAMES, Words, word, words_for
 from relay.admin.parameters import OPERATOR, ROLE
 from relay.config import Config
@@ -163,6 +164,7 @@ class Site:
             "_": words.say,
             "_n": words.count,
             "number": words.number,
+            "why": partial(why, words),
             "lang": words.tag,
             "languages": NAMES,
             "pages": PAGES,
