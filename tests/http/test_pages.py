@@ -439,6 +439,22 @@ async def test_dead_delivery_is_replayed_by_a_form(crm_refuses: tuple[Running, R
     assert "It is being delivered again." in (await page(running, answer.headers["Location"])).text
 
 
+@pytest.mark.parametrize("path", ["/events/2", "/orders/4711"])
+async def test_delivery_that_was_replayed_is_closed_and_leads_to_the_newer_one(
+    crm_refuses: tuple[Running, Receiver], path: str
+) -> None:
+    running, crm = crm_refuses
+    await accept_order(running)
+    (number,) = [row[0] for row in running.rows("SELECT id FROM deliveries WHERE destination = 'crm'")]
+    crm.otherwise = 200
+    await send_form(running, f"/deliveries/{number}/replay")
+    await until(lambda: ("delivered", 1) in running.deliveries("crm"))
+    found = await page(running, path)
+    assert f"/events/2#delivery-{number + 1}" in found.links
+    assert re.search(rf"crm\s+closed.*Replayed as delivery {number + 1}\b", found.text, re.DOTALL)
+    assert "discarded" not in found.text
+
+
 async def test_dead_delivery_is_discarded_for_a_reason(crm_refuses: tuple[Running, Receiver]) -> None:
     running, _ = crm_refuses
     await accept_order(running)

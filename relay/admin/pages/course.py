@@ -10,6 +10,7 @@ from relay.admin.pages.states import Shown
 from relay.admin.pages.words import word
 from relay.model import DeliveryState
 from relay.payload import KNOWN_EVENT_TYPES
+from relay.store.changing import replaced_by
 from relay.store.repair import DeliveryRecord, EventRecord
 
 KIND_NAMES = {
@@ -54,6 +55,12 @@ class Kind:
 def newest_deliveries(event: EventRecord) -> list[DeliveryRecord]:
     """Return the newest delivery of an event to each destination: a replay stands for what it repeats."""
     return list({delivery.destination: delivery for delivery in event.deliveries}.values())
+
+
+def replayed(event: EventRecord) -> dict[int, int]:
+    """Return which deliveries of an event were closed by which newer ones that repeat them."""
+    reasons = {replaced_by(one.id): one.id for one in event.deliveries}
+    return {one.id: reasons[one.reason] for one in event.deliveries if one.reason in reasons}
 
 
 def kinds(events: Sequence[EventRecord]) -> list[Kind]:

@@ -22,7 +22,7 @@ from aiohttp import hdrs, web
 from relay.admin.answers import REFUSED, Code
 from relay.admin.pages import shown
 from relay.admin.pages.asked import is_htmx, local_path, wants_page
-from relay.admin.pages.course import newest_deliveries
+from relay.admin.pages.course import newest_deliveries, replayed
 from relay.admin.pages.why import why
 from relay.admin.pages.words import COOKIE, NAMES, Words, word, words_for
 from relay.admin.parameters import OPERATOR, ROLE
@@ -127,7 +127,11 @@ class Site:
             lstrip_blocks=True,
         )
         aiohttp_jinja2.get_env(application).filters.update(
-            cut=shown.cut, visible=shown.visible, duration=shown.duration, newest=newest_deliveries
+            cut=shown.cut,
+            visible=shown.visible,
+            duration=shown.duration,
+            newest=newest_deliveries,
+            replayed=replayed,
         )
 
     def routes(self) -> list[web.RouteDef]:
