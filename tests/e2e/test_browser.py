@@ -75,15 +75,19 @@ async def test_dead_letter_is_replayed(room: Room) -> None:
     assert await room.changes() == ["replay"]
 
 
-async def test_delivered_one_is_replayed_only_when_that_is_confirmed(room: Room) -> None:
-    async with browser(room.host) as watched:
+@pytest.mark.parametrize("scripts", [True, False])
+async def test_delivered_one_is_replayed_only_when_that_is_confirmed(room: Room, *, scripts: bool) -> None:
+    async with browser(room.host, java_script_enabled=scripts) as watched:
         page = watched.page
         await page.goto(room.address("/events/1"))
-        page.once("dialog", lambda dialog: dialog.dismiss())
+        await page.get_by_role("button", name="Deliver again").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("Deliver once more?")
+        if scripts:
+            assert await watched.findings() == []
+        await page.get_by_role("link", name="Cancel").click()
         await page.get_by_role("button", name="Deliver again").click()
         assert await room.changes() == []
-        page.once("dialog", lambda dialog: dialog.accept())
-        await page.get_by_role("button", name="Deliver again").click()
+        await page.get_by_role("button", name="Deliver once more").click()
         await expect(page.get_by_role("status")).to_have_text("It is being delivered again.")
     assert await room.changes() == ["replay"]
 

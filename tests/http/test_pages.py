@@ -21,6 +21,7 @@ from tests.http.pages import (
     Page,
     assert_safe,
     page,
+    read,
     refuse,
     send_form,
 )
@@ -437,6 +438,38 @@ async def test_dead_delivery_is_replayed_by_a_form(crm_refuses: tuple[Running, R
     assert answer.headers["Location"] == "/events/2?done=replayed"
     await until(lambda: ("delivered", 1) in running.deliveries("crm"))
     assert "It is being delivered again." in (await page(running, answer.headers["Location"])).text
+
+
+async def test_what_was_delivered_is_delivered_again_only_when_that_is_confirmed(
+    crm_refuses: tuple[Running, Receiver],
+) -> None:
+    running, _ = crm_refuses
+    await accept_order(running)
+    asked = read(await send_form(running, "/deliveries/1/replay", back="/events/1?x=y"))
+    assert "It may book it twice" in asked.text
+    assert "/orders/4711" in asked.links
+    assert "/events/1?x=y" in asked.links
+    assert [state for state, _ in running.deliveries("erp")] == ["delivered"] * 2
+    fields = {one["name"] or "": one["value"] or "" for one in asked.all("input")}
+    (action,) = asked.forms
+    answer = await send_form(running, action, None, **fields)
+    assert answer.headers["Location"] == "/events/1?x=y&done=replayed"
+    await running.settled("delivered", "erp", 3)
+
+
+async def test_page_that_is_out_of_date_does_not_deliver_twice(
+    crm_refuses: tuple[Running, Receiver],
+) -> None:
+    """Two operators see a dead letter, and both have it delivered again."""
+    running, crm = crm_refuses
+    await accept_order(running)
+    (number,) = [row[0] for row in running.rows("SELECT id FROM deliveries WHERE destination = 'crm'")]
+    crm.otherwise = 200
+    await send_form(running, f"/deliveries/{number}/replay")
+    await until(lambda: ("delivered", 1) in running.deliveries("crm"))
+    asked = read(await send_form(running, f"/deliveries/{number}/replay"))
+    assert "It may book it twice" in asked.text
+    assert len(running.deliveries("crm")) == 2
 
 
 @pytest.mark.parametrize("path", ["/events/2", "/orders/4711"])

@@ -14,7 +14,7 @@ from relay.admin.pages.asked import GoBack, form_of, local_path
 from relay.admin.pages.course import newest_deliveries, order_ids
 from relay.admin.pages.site import Site
 from relay.admin.pages.states import DELIVERY_STATES, FINDINGS
-from relay.admin.parameters import OPERATOR, Reason, id_of
+from relay.admin.parameters import OPERATOR, QueryTruth, Reason, id_of
 from relay.model import DeliveryState
 from relay.repair import legible
 from relay.routing import Explanation, Router
@@ -29,6 +29,12 @@ class Payload:
     raw: shown.Cut
     readable: str | None
     size: int
+
+
+class ReplayForm(GoBack):
+    """The form that delivers again. `confirmed`: also what was delivered there already."""
+
+    confirmed: QueryTruth = False
 
 
 class DiscardForm(GoBack):
@@ -74,9 +80,23 @@ class EventPage:
         )
 
     async def _replay(self, request: web.Request) -> web.Response:
-        form, id_ = await form_of(request, GoBack), id_of(request, "delivery")
+        form, id_ = await form_of(request, ReplayForm), id_of(request, "delivery")
+        if not form.confirmed:
+            delivery, event = await self._site.repairs.find_delivery(id_)
+            delivered = _delivered(event, delivery.destination)
+            if delivered is not None:
+                return await self._ask(request, form, event, delivered)
         await self._site.repairs.replay_one(request[OPERATOR], id_)
         return await self._go_back(request, form, id_, "replayed")
+
+    async def _ask(
+        self, request: web.Request, form: ReplayForm, event: EventRecord, delivered: DeliveryRecord
+    ) -> web.Response:
+        """Ask whether to deliver again what a destination has got already, and may book twice."""
+        back = local_path(form.back, shown.path("events", event.id))
+        return await self._site.page(
+            request, "again.html", address=back, back=back, event=event, delivered=delivered
+        )
 
     async def _discard(self, request: web.Request) -> web.Response:
         form, id_ = await form_of(request, DiscardForm), id_of(request, "delivery")
@@ -92,6 +112,12 @@ class EventPage:
         delivery, _ = await self._site.repairs.find_delivery(id_)
         to = local_path(form.back, shown.path("events", delivery.event))
         return self._site.go_on(request, to, done)
+
+
+def _delivered(event: EventRecord, destination: str) -> DeliveryRecord | None:
+    """Return the last delivery of an event that a destination took."""
+    sent = [one for one in event.deliveries if one.destination == destination]
+    return next((one for one in reversed(sent) if one.state is DeliveryState.DELIVERED), None)
 
 
 def _by_destination(event: EventRecord) -> list[DeliveryRecord]:
