@@ -202,6 +202,28 @@ async def test_quarantined_request_is_discarded_only_when_that_is_confirmed(room
         await expect(page.get_by_text("Nothing is in quarantine.")).to_be_visible()
 
 
+async def test_name_in_the_audit_is_in_one_piece(
+    tmp_path: Path, start: Start, receive: Receive, client: aiohttp.ClientSession
+) -> None:
+    login = {"username": "erika.mustermann@erp.example", "password": "an-operators-password"}
+    config = write_config(
+        tmp_path, {"erp": (await receive()).url}, admin={"listen": "127.0.0.1:0", "auth": [login]}
+    )
+    room = Room(await start(config), client)
+    await room.relay.post(client, b"{nonsense")
+    async with browser(room.host, http_credentials=login) as watched:
+        page = watched.page
+        await page.set_viewport_size({"width": 1000, "height": 900})
+        await page.goto(room.address("/quarantine/1"))
+        await page.get_by_label("Why? It is kept in the audit.").fill("It was entered by hand. " * 20)
+        page.once("dialog", lambda dialog: dialog.accept())
+        await page.get_by_role("button", name="Discard").click()
+        await page.goto(room.address("/audit"))
+        name = page.locator("td").filter(has_text=login["username"]).locator("bdi")
+        lines = "name => { const all = document.createRange(); all.selectNodeContents(name);"
+        assert await name.evaluate(f"{lines} return all.getClientRects().length; }}") == 1
+
+
 async def test_payload_is_tried_against_the_routes(room: Room) -> None:
     async with browser(room.host) as watched:
         page = watched.page

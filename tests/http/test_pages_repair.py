@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -426,6 +427,15 @@ async def test_route_that_never_matched_stands_out(refused: tuple[Running, Recei
 
 
 # ---- audit, and what all have in common
+
+
+async def test_audit_calls_only_a_second_delivery_one_again(refused: tuple[Running, Receiver]) -> None:
+    running, _ = refused
+    for path, fields in (("/unrouted/deliver", {"to": "erp"}), ("/dead/replay", {"destination": "crm"})):
+        counted = await step(running, path, None, **fields)
+        await step(running, path, counted, confirmed="true")
+    shown = re.findall("anonymous(delivered(?: again)?)", (await page(running, "/audit")).text)
+    assert shown == ["delivered again", "delivered"]
 
 
 async def test_audit_is_shown_page_by_page(running: Running) -> None:

@@ -11,10 +11,11 @@ from relay.admin.pages.asked import Asked, query_of
 from relay.admin.pages.site import Site
 from relay.admin.pages.words import word
 from relay.admin.parameters import StoreCursor
-from relay.store.repair import Page
+from relay.store.repair import ChangeRecord, Page
 
 LIMIT = 50
-ACTIONS = {
+_DELIVERED = word("delivered")
+_ACTIONS = {
     "replay": word("delivered again"),
     "discard": word("discarded"),
     "skip": word("let go on what waited behind it"),
@@ -51,8 +52,18 @@ class AuditPage:
             is_first=query.cursor is None,
             found=found,
             details={change.id: list(details(change.detail)) for change in found.items},
-            actions=ACTIONS,
+            what={change.id: what(change) for change in found.items},
         )
+
+
+def what(change: ChangeRecord) -> str | None:
+    """Return what was done, to be translated; None of an action that the pages don't know.
+
+    A replay to a destination, or by the routes, leaves out what was delivered there: it is no second time.
+    """
+    if change.action == "replay" and not change.detail.keys().isdisjoint({"to", "by_routes"}):
+        return _DELIVERED
+    return _ACTIONS.get(change.action)
 
 
 def details(detail: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
