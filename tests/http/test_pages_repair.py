@@ -438,15 +438,25 @@ async def test_audit_calls_only_a_second_delivery_one_again(refused: tuple[Runni
     assert shown == ["delivered again", "delivered"]
 
 
+async def test_audit_says_in_german_what_was_asked_for(refused: tuple[Running, Receiver]) -> None:
+    running, _ = refused
+    counted = await step(running, "/dead/discard", destination="crm", reason="{old}")
+    await step(running, "/dead/discard", counted, confirmed="true")
+    german = (await page(running, "/audit", headers={"Accept-Language": "de"})).text
+    for told in ("Zustand gescheitert", "Ziel crm", "Eingegangen vor", "Grund {old}"):
+        assert told in german, told
+    assert not re.search("filter|reason|state", german)
+
+
 async def test_audit_is_shown_page_by_page(running: Running) -> None:
     for _ in range(30):
         for action in ("pause", "resume"):
             await running.ask(f"/api/v1/destinations/erp/{action}", method="POST")
     found = await page(running, "/audit")
-    assert found.text.count("destination erp") == 50
+    assert found.text.count("Destination erp") == 50
     (further,) = [link for link in found.links if "cursor=" in link]
     rest = await page(running, further)
-    assert rest.text.count("destination erp") == 10
+    assert rest.text.count("Destination erp") == 10
     assert "anonymous" in rest.text
 
 

@@ -8,7 +8,9 @@ from typing import Any
 from aiohttp import web
 
 from relay.admin.pages.asked import Asked, query_of
+from relay.admin.pages.meant import NAMES
 from relay.admin.pages.site import Site
+from relay.admin.pages.states import STATE_TEXTS
 from relay.admin.pages.words import word
 from relay.admin.parameters import StoreCursor
 from relay.store.repair import ChangeRecord, Page
@@ -23,6 +25,27 @@ _ACTIONS = {
     "resume": word("resumed"),
     "release-quarantined": word("released from quarantine"),
     "discard-quarantined": word("discarded from quarantine"),
+}
+# What was asked for, by the names that `details` gives. What isn't here is shown as it is recorded.
+_NAMES = {
+    **{f"filter.{name}": text for name, text in NAMES.items()},
+    "filter.since": word("Received since"),
+    "filter.until": word("Received before"),
+    "filter.source": word("Source"),
+    "filter.state": word("State"),
+    "delivery": word("Delivery"),
+    "destination": word("Destination"),
+    "reason": word("Reason"),
+    "to": word("Deliver to"),
+    "by_routes": word("Deliver to"),
+    "pace": word("Pace"),
+    "quarantined": word("No."),
+    "source": word("Source"),
+    "event_id": word("Event id"),
+}
+_VALUES = {
+    **{("filter.state", state): text for state, text in STATE_TEXTS.items()},
+    ("by_routes", "true"): word("where the routes in force say"),
 }
 
 
@@ -52,6 +75,8 @@ class AuditPage:
             is_first=query.cursor is None,
             found=found,
             details={change.id: list(details(change.detail)) for change in found.items},
+            names=_NAMES,
+            values=_VALUES,
             what={change.id: what(change) for change in found.items},
         )
 

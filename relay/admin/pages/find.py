@@ -10,7 +10,7 @@ from aiohttp import web
 
 from relay.admin.pages.asked import Asked, query_of
 from relay.admin.pages.site import Site
-from relay.admin.pages.states import DELIVERY_STATES, UNROUTED
+from relay.admin.pages.states import DELIVERY_STATES, STATE_TEXTS
 from relay.admin.pages.words import word
 from relay.admin.parameters import STATES, QueryTruth, StoreCursor, Text, Wanted
 from relay.payload import KNOWN_EVENT_TYPES
@@ -33,7 +33,6 @@ UNTIL = (
     ("30d", word("older than 30 days")),
 )
 MAX_ORDERS = 5
-_STATES = {**{state: text for state, (_, text) in DELIVERY_STATES.items()}, "unrouted": UNROUTED[1]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ def _choices(
         ("type", word("Kind"), [(name, name) for name in KNOWN_EVENT_TYPES]),
         ("source", word("Source"), [(name, name) for name in sources]),
         ("destination", word("Destination"), [(name, name) for name in destinations]),
-        ("state", word("Delivery"), [(state, _STATES[state]) for state in STATES]),
+        ("state", word("Delivery"), [(state, STATE_TEXTS[state]) for state in STATES]),
         ("since", word("Received in"), SINCE),
         ("until", word("Age"), UNTIL),
     )

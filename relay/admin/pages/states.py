@@ -21,6 +21,11 @@ DELIVERY_STATES: Mapping[str, Shown] = {
     DeliveryState.DISCARDED: ("off", word("discarded")),
 }
 UNROUTED: Shown = ("warn", word("unrouted"))
+# By what a filter's `state` may be.
+STATE_TEXTS: Mapping[str, str] = {
+    **{state: text for state, (_, text) in DELIVERY_STATES.items()},
+    "unrouted": UNROUTED[1],
+}
 FINDINGS: Mapping[str, Shown] = {
     Finding.MATCHED: ("good", word("matched")),
     Finding.NOT_MATCHED: ("off", word("not matched")),
