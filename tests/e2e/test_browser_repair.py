@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Locator, Page, expect
 
 from tests.e2e.browser import CHROMIUM, browser
 from tests.e2e.receiver import Receive
@@ -72,6 +72,18 @@ async def confirm_replay(page: Page, room: Room, pace: str) -> None:
     ).to_be_visible()
     assert await audit(room) == []
     await page.get_by_role("button", name=f"Deliver {NUMBER} dead letters again").click()
+
+
+async def lines(found: Locator) -> list[int]:
+    """Return on how many lines each of some texts stands."""
+    counted: list[int] = await found.evaluate_all(
+        """texts => texts.map(text => {
+          const all = document.createRange();
+          all.selectNodeContents(text);
+          return all.getClientRects().length;
+        })"""
+    )
+    return counted
 
 
 # ---- flows
@@ -219,9 +231,24 @@ async def test_name_in_the_audit_is_in_one_piece(
         page.once("dialog", lambda dialog: dialog.accept())
         await page.get_by_role("button", name="Discard").click()
         await page.goto(room.address("/audit"))
-        name = page.locator("td").filter(has_text=login["username"]).locator("bdi")
-        lines = "name => { const all = document.createRange(); all.selectNodeContents(name);"
-        assert await name.evaluate(f"{lines} return all.getClientRects().length; }}") == 1
+        assert await lines(page.locator("td").filter(has_text=login["username"]).locator("bdi")) == [1]
+
+
+async def test_order_and_kind_of_a_dead_letter_are_in_one_piece(
+    tmp_path: Path, start: Start, receive: Receive, client: aiohttp.ClientSession
+) -> None:
+    erp = await receive()
+    room = Room(await start(write_config(tmp_path, {"erp": erp.url})), client)
+    erp.script = room.answer_for_crm
+    given = {"eventType": "ORDERRESPONSE", "transactionStatus": "COMPLETED", "orderId": "PO202600001"}
+    await room.relay.post(client, event(**given))
+    await until(lambda: room.relay.owes_nothing(client))
+    async with browser(room.host, locale="de-DE") as watched:
+        page = watched.page
+        await page.set_viewport_size({"width": 1000, "height": 900})
+        await page.goto(room.address("/dead"))
+        assert await lines(page.locator("td.name bdi")) == [1, 1, 1]
+        assert await page.evaluate("document.documentElement.scrollWidth") <= 1000
 
 
 async def test_payload_is_tried_against_the_routes(room: Room) -> None:
