@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import re
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
+import jinja2
 import pytest
 from aiohttp import encode_basic_auth
 
+from relay.admin.pages import site
+from relay.admin.pages.words import NAMES, words_of
 from tests.http.conftest import StartReceiver, StartRelay
 from tests.http.pages import (
     HTML,
@@ -81,6 +85,29 @@ async def test_page_speaks_the_browsers_language_or_the_chosen_one(running: Runn
     assert "/language?to=en&back=%2F" in german.links
     chosen = await page(running, "/", headers={"Accept-Language": "de", "Cookie": "language=en"})
     assert chosen.all("html") == [{"lang": "en"}]
+
+
+async def test_nobody_waits_for_a_template_or_a_language_to_be_prepared(
+    relay: StartRelay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[str] = []
+
+    class Recording(jinja2.Environment):
+        def compile(self, source: Any, name: Any = None, *rest: Any, **more: Any) -> Any:
+            compiled.append(name)
+            return super().compile(source, name, *rest, **more)
+
+    monkeypatch.setattr(jinja2, "Environment", Recording)
+    monkeypatch.setattr(site, "PREPARATION_REST_SECONDS", 0.0)
+    words_of.cache_clear()
+    running = await relay()
+    templates = sorted(file.name for file in (Path(site.__file__).parent / "templates").iterdir())
+    await until(lambda: sorted(compiled) == templates)
+    assert words_of.cache_info().currsize == len(NAMES)
+    for path in ("/", "/find", "/dead", "/unrouted"):
+        await page(running, path, headers={"Accept-Language": "de"})
+    assert sorted(compiled) == templates
+    assert words_of.cache_info().currsize == len(NAMES)
 
 
 async def test_choosing_a_language_leads_back(running: Running) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from relay.admin.pages import shown
 from relay.admin.pages.asked import is_htmx, local_path, wants_page
 from relay.admin.pages.course import newest_deliveries, replayed
 from relay.admin.pages.why import why
-from relay.admin.pages.words import COOKIE, NAMES, Words, word, words_for
+from relay.admin.pages.words import COOKIE, NAMES, Words, word, words_for, words_of
 from relay.admin.parameters import OPERATOR, ROLE
 from relay.config import Config
 from relay.history import History
@@ -54,6 +54,9 @@ _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=ut
 _YEAR = "private, max-age=31536000, immutable"
 _LANGUAGE_SECONDS = 365 * 86400
 _MARK_LENGTH = 12
+# Before each language and template, so that a second has few of the moments in which webhooks wait for one:
+# most hold the interpreter for some milliseconds.
+PREPARATION_REST_SECONDS = 0.25
 
 PAGES = (
     ("/", word("Overview")),
@@ -116,7 +119,7 @@ class Site:
         self._static = _read_static()
 
     def set_up(self, application: web.Application) -> None:
-        """Give an application the templates."""
+        """Give an application the templates, which it compiles once it runs."""
         aiohttp_jinja2.setup(
             application,
             loader=jinja2.FileSystemLoader(_HERE / "templates"),
@@ -133,6 +136,7 @@ class Site:
             newest=newest_deliveries,
             replayed=replayed,
         )
+        application.cleanup_ctx.append(_prepared)
 
     def routes(self) -> list[web.RouteDef]:
         """Return what every page needs."""
@@ -234,6 +238,26 @@ class Site:
                 COOKIE, to, max_age=_LANGUAGE_SECONDS, path="/", httponly=True, samesite="Lax"
             )
         return response
+
+
+async def _prepared(application: web.Application) -> AsyncIterator[None]:
+    """Have the languages and templates prepared, however long it takes, while an application runs."""
+    preparing = asyncio.create_task(_prepare(aiohttp_jinja2.get_env(application)))
+    yield
+    preparing.cancel()
+
+
+async def _prepare(templates: jinja2.Environment) -> None:
+    """Read every language and compile every template, so that nobody waits who asks for the first page."""
+    for tag in NAMES:
+        await _prepare_one(words_of, tag)
+    for name in templates.list_templates(extensions=("html",)):
+        await _prepare_one(templates.get_template, name)
+
+
+async def _prepare_one(prepare: Callable[[str], Any], name: str) -> None:
+    await asyncio.sleep(PREPARATION_REST_SECONDS)
+    await asyncio.to_thread(prepare, name)
 
 
 def may_change(request: web.Request) -> bool:
