@@ -9,6 +9,7 @@ from one to the other between its pages, and what is repaired between them moves
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import apsw
@@ -77,7 +78,9 @@ def search_for(connection: apsw.Connection, wanted: Filter, page: Page) -> Searc
     rare = _rare(connection, wanted, bindings)
     if rare is not None:
         bindings["rare"] = json.dumps(sorted(set(rare)))
-        events = "json_each(:rare) AS r CROSS JOIN events AS e ON e.id = r.value"
+        # The index of unrouted events has all that they are sorted by, so their rows aren't looked at.
+        by = " INDEXED BY events_unrouted" if wanted.unrouted else ""
+        events = f"json_each(:rare) AS r CROSS JOIN events AS e{by} ON e.id = r.value"
         return Search(events, " AND ".join(where), order, bindings, None)
     end = _end(connection, page, order, bindings)
     if end is not None:
@@ -119,7 +122,9 @@ def _in_range(page: Page) -> str:
 
 
 def _about_event(wanted: Filter) -> list[str]:
-    conditions = _equal(pages.about_event(wanted))
+    conditions = _equal(pages.about_event(replace(wanted, unrouted=False)))
+    if wanted.unrouted:
+        conditions.append("e.unrouted = 1")  # in the words of its index
     if wanted.any_id is not None:
         conditions.append(f":any_id IN ({IDS})")
     if wanted.prefix is not None:
@@ -136,15 +141,20 @@ def _bindings(wanted: Filter, page: Page) -> dict[str, Any]:
 
 
 def _rare(connection: apsw.Connection, wanted: Filter, bindings: dict[str, Any]) -> list[int] | None:
-    """Return the events that can be meant, where something rare is asked for; None if they are many."""
+    """Return the events that can be meant, where something rare is asked for; None if they are many.
+
+    They are counted first, since that takes the index alone: SQLite doesn't look at a row that nothing is
+    asked of.
+    """
     for rare in _RARE.meant(wanted):
-        found: list[int] = gathered(
-            connection,
-            f"SELECT json_group_array(event) FROM (SELECT NULL AS event WHERE 0 UNION ALL {rare}"  # noqa: S608
-            f" LIMIT {MAX_LOOKED_AT + 1})",
-            bindings,
-        )
-        if len(found) <= MAX_LOOKED_AT:
+        meant = f"(SELECT NULL AS event WHERE 0 UNION ALL {rare} LIMIT {MAX_LOOKED_AT + 1})"
+        number = connection.execute(f"SELECT count(*) FROM {meant}", bindings).get  # noqa: S608
+        if number <= MAX_LOOKED_AT:
+            found: list[int] = gathered(
+                connection,
+                f"SELECT json_group_array(event) FROM {meant}",  # noqa: S608
+                bindings,
+            )
             return found
     return None
 

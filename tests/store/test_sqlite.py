@@ -14,8 +14,10 @@ import pytest
 
 from relay.errors import StoreError, StoreUnavailableError
 from relay.model import DeliveryState, Owed, References
-from relay.store import group_commit
+from relay.store import group_commit, sqlite_search
+from relay.store.repair import Filter, Page
 from relay.store.sqlite import SqliteStore, open_store
+from relay.store.sqlite_find import Finder
 from relay.store.upkeep import MAX_QUARANTINED
 from tests.store.conftest import read_sqlite
 from tests.store.opened import (
@@ -26,6 +28,7 @@ from tests.store.opened import (
     claim_again,
     claim_all,
     event,
+    finish,
     ids,
     offer,
     owed,
@@ -421,3 +424,35 @@ async def test_hanging_disk_keeps_no_process_from_ending(path: Path, then: str) 
             await process.wait()
     expected = ["gave up", "the loop has ended", *(["1"] if then else [])]
     assert (process.returncode, out.decode().splitlines(), err.decode()) == (0, expected, "")
+
+
+# ---- how much is looked at
+
+
+def pages_read(connection: apsw.Connection) -> int:
+    return connection.status(apsw.SQLITE_DBSTATUS_CACHE_MISS)[0]
+
+
+async def test_only_the_rows_of_a_page_of_unrouted_events_are_looked_at(
+    store: SqliteStore, raw: apsw.Connection
+) -> None:
+    for number in range(200):  # each has a page of the file for itself
+        await offer(store, event(f"e{number}", body=b"{%b}" % (b" " * 3500)), {})
+    before = pages_read(raw)
+    found = Finder(raw).find_events(Filter(unrouted=True), Page(10, None))
+    assert [one.event_id for one in found.items] == [f"e{number}" for number in range(199, 189, -1)]
+    assert pages_read(raw) - before < 50
+
+
+async def test_dead_deliveries_that_are_many_are_not_looked_at_for_being_counted(
+    store: SqliteStore, raw: apsw.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await accept(store, *(f"e{number}" for number in range(300)))
+    await finish(store, DeliveryState.DEAD)
+    raw.execute("UPDATE deliveries SET reason = printf('%4000s', '')")  # each has a page for itself
+    monkeypatch.setattr(sqlite_search, "MAX_LOOKED_AT", 200)
+    looking = apsw.Connection(raw.filename)
+    found = Finder(looking).find_deliveries(Filter(state=DeliveryState.DEAD), Page(10, None))
+    assert [one.event_id for one in found.items] == [f"e{number}" for number in range(299, 289, -1)]
+    assert pages_read(looking) < 100
+    looking.close()
