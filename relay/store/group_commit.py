@@ -87,9 +87,8 @@ class GroupCommit:
         self._busy_since: float | None = None
         self.died: asyncio.Future[None] = self._loop.create_future()
         """Gets an exception if the thread ends by a bug, or the database is found damaged."""
-        self._wal_pages = 0
+        self._checkpointed = self._pages_written()
         connection.wal_autocheckpoint(0)
-        connection.set_wal_hook(self._note_wal_pages)
         threading.Thread(target=self._run, name="store", daemon=True).start()
 
     @property
@@ -267,18 +266,19 @@ class GroupCommit:
             else:
                 operation.done.set_result(result)
 
-    def _note_wal_pages(self, _connection: apsw.Connection, _name: str, pages: int) -> int:
-        self._wal_pages = pages
-        return apsw.SQLITE_OK
+    def _pages_written(self) -> int:
+        """Return how many pages this connection has ever written; a hook would have to win Python's lock."""
+        return self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
 
     def _checkpoint(self) -> None:
         """Fold the WAL into the database, at a moment that disturbs least."""
         bound = CHECKPOINT_BUSY_PAGES if self.waiting else CHECKPOINT_IDLE_PAGES
-        if self._wal_pages < bound:
+        if (written := self._pages_written()) - self._checkpointed < bound:
             return
+        # Also where it fails, or folds a part only, for a reader's sake: the next try is as far away.
+        self._checkpointed = written
         try:
             self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-            self._wal_pages = 0
         except DAMAGED:
             raise
         except apsw.Error as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,42 @@ async def test_each_commit_is_measured_and_waiting_events_share_one(
     before = len(commits)
     await claim_all(store, "nobody")
     assert len(commits) == before  # nothing was written
+
+
+class Counting(apsw.Connection):
+    """Counts how often somebody tries to fold the log into the database."""
+
+    checkpoints = 0
+
+    def wal_checkpoint(self, *arguments: Any, **options: Any) -> tuple[int, int]:
+        self.checkpoints += 1
+        return super().wal_checkpoint(*arguments, **options)
+
+
+async def test_checkpoint_that_a_reader_hinders_is_not_tried_at_every_commit(
+    path: Path, raw: apsw.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = 20
+    monkeypatch.setattr(group_commit, "CHECKPOINT_IDLE_PAGES", bound)
+    connection = Counting(str(path))
+    connection.pragma("journal_mode", "wal")
+    connection.execute("CREATE TABLE notes (text)")
+    raw.execute("BEGIN")  # and sees this moment from now on
+    assert raw.execute("SELECT count(*) FROM notes").get == 0
+
+    def write(items: Sequence[str]) -> list[None]:
+        connection.execute("INSERT INTO notes VALUES (?)", (items[0],))
+        return [None]
+
+    before = connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
+    commits = group_commit.GroupCommit(connection, lambda _: None)
+    for number in range(100):
+        await commits.submit(write, f"note {number}")
+    assert raw.execute("SELECT count(*) FROM notes").get == 0
+    written = connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0] - before
+    await commits.close()
+    assert written >= 100
+    assert 1 <= connection.checkpoints <= written // bound
 
 
 async def in_its_thread(store: SqliteStore, look: Callable[[], Any]) -> Any:
