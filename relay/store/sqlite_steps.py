@@ -6,6 +6,7 @@ from the event loop, which costs far more than a row does. Transactions are `gro
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import logging
@@ -78,6 +79,7 @@ class Steps:
             " transaction_id) SELECT * FROM (VALUES {rows}) WHERE column1 IS NOT NULL"
             " ON CONFLICT (source, event_id) DO NOTHING",
             [_event_row(id_, offer) for id_, offer in zip(ids, offers, strict=True)],
+            cached=sum(len(event.body) for event, _, _ in offers) < _MAX_CACHED_BYTES,
         )
         stored = set(ids)
         if self._connection.total_changes() - before != len(offers):
@@ -317,16 +319,17 @@ class Steps:
             )
         return [[destination for _, destination in expired], *([] for _ in instants[1:])]
 
-    def _write(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Run a statement with `{rows}` for all rows, many at a time; it must pass over those of NULLs."""
+    def _write(self, sql: str, rows: Sequence[tuple[Any, ...]], *, cached: bool = True) -> None:
+        """Run a statement with `{rows}` for all rows, many at a time; it must pass over those of NULLs.
+
+        Args:
+            sql: one of few.
+            rows: its values.
+            cached: the prepared statement is kept, and keeps its values until it is used again.
+        """
         for chunk in _chunks(rows):
-            marks = "(" + ",".join("?" * len(chunk[0])) + ")"
-            values = [*chain.from_iterable(chunk)]
-            # A cached statement keeps its values until it is used again, and bodies may be large.
-            size = sum(len(value) for value in values if isinstance(value, bytes))
-            self._connection.execute(
-                sql.format(rows=",".join([marks] * len(chunk))), values, can_cache=size < _MAX_CACHED_BYTES
-            )
+            statement = _with_rows(sql, len(chunk), len(chunk[0]))
+            self._connection.execute(statement, [*chain.from_iterable(chunk)], can_cache=cached)
 
     def _highest(self, table: str) -> int:
         """Return the highest id that a table ever gave, also if retention has deleted the row."""
@@ -334,6 +337,12 @@ class Steps:
             "SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)
         ).get
         return highest or 0
+
+
+@functools.cache
+def _with_rows(sql: str, rows: int, columns: int) -> str:
+    marks = "(" + ",".join("?" * columns) + ")"
+    return sql.format(rows=",".join([marks] * rows))
 
 
 def _event_row(id_: int, offer: Offer) -> tuple[Any, ...]:
