@@ -6,6 +6,7 @@ What follows for those that wait is the lane's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -18,6 +19,9 @@ from relay.store import Store
 _log = logging.getLogger(__name__)
 
 PAUSE_SECONDS = 1.0  # between tries to reach a store that is away
+# What ends within such a time is recorded at its end, that of all lanes in one transaction: a webhook that is
+# about to be stored waits for fewer of these. Where others wait for an attempt, it is recorded at once.
+GATHER_SECONDS = 0.01
 
 
 class Recorder:
@@ -28,23 +32,29 @@ class Recorder:
         self._metrics = metrics
         self._attempts: list[Attempt] = []
         self._added = asyncio.Event()
+        self._urgent = asyncio.Event()
+        self._clock = asyncio.get_running_loop().time
         self._closing = False
 
     def add(self, attempt: Attempt) -> None:
         """Take an attempt that has ended."""
         self._attempts.append(attempt)
         self._added.set()
+        if attempt.delivery.ordered:
+            self._urgent.set()
 
     def close(self) -> None:
         """Learn that none is to follow."""
         self._closing = True
         self._added.set()
+        self._urgent.set()
 
     async def recorded(self) -> AsyncIterator[list[tuple[Attempt, bool]]]:
         """Store what has ended, all at once, until the last; yield attempts and whether their claims held."""
         is_away = False
         while self._attempts or not self._closing:
             await self._added.wait()
+            await self._gathered()
             self._added.clear()
             attempts = self._attempts[:]
             if not attempts:
@@ -69,6 +79,14 @@ class Recorder:
                 else:
                     _log.warning("delivery.claim_lost", extra={"fields": _fields(attempt)})
             yield recorded
+
+    async def _gathered(self) -> None:
+        """Wait until it is time to record what has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(GATHER_SECONDS - self._clock() % GATHER_SECONDS):
+                await self._urgent.wait()
+        if not self._closing:
+            self._urgent.clear()
 
     async def _stored(self, attempts: Sequence[Attempt]) -> list[bool]:
         """Store attempts; one that the store refuses for good must not hold up the others."""
