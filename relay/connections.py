@@ -196,7 +196,11 @@ class Connections:
     """The connections to one origin; as many as there are requests at the same time."""
 
     def __init__(self, url: URL, timeout_seconds: float) -> None:
-        """Connect when asked to. The time-out is of each request, until a status has arrived."""
+        """Connect when asked to, on the running event loop.
+
+        The time-out is of each request, until a status has arrived.
+        """
+        self._loop = asyncio.get_running_loop()
         self._timeout_seconds = timeout_seconds
         self._host = url.raw_host or ""
         self._port = url.port or 80
@@ -213,7 +217,7 @@ class Connections:
             ClosedError: it ended before an answer; the request may have been taken.
             NotHttpError: what came is no answer.
         """
-        deadline = asyncio.get_running_loop().time() + self._timeout_seconds
+        deadline = self._loop.time() + self._timeout_seconds
         if (connection := self._kept()) is None:
             async with asyncio.timeout_at(deadline):
                 connection = await self._connect()
@@ -238,14 +242,14 @@ class Connections:
 
     def _keep(self, connection: _Connection) -> None:
         if connection.usable:
-            connection.idle_since = asyncio.get_running_loop().time()
+            connection.idle_since = self._loop.time()
             self._idle.append(connection)
         else:
             connection.close()
 
     def _kept(self) -> _Connection | None:
         """Return the connection that was used last, if it still can be."""
-        too_old = asyncio.get_running_loop().time() - IDLE_SECONDS
+        too_old = self._loop.time() - IDLE_SECONDS
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and connection.idle_since > too_old:
@@ -254,7 +258,7 @@ class Connections:
         return None
 
     async def _connect(self) -> _Connection:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
         try:
             addresses = await self._addresses()
             opened = await aiohappyeyeballs.start_connection(
@@ -282,9 +286,9 @@ class Connections:
         except socket.gaierror:
             pass
         if self._lookup is None:
-            self._lookup = asyncio.get_running_loop().create_future()
+            self._lookup = self._loop.create_future()
             self._lookup.add_done_callback(self._looked_up)
-            arguments = (asyncio.get_running_loop(), self._lookup)
+            arguments = (self._loop, self._lookup)
             threading.Thread(target=self._look_up, args=arguments, name="resolver", daemon=True).start()
         return await asyncio.shield(self._lookup)
 
