@@ -134,6 +134,7 @@ async def test_after_a_sleep_of_the_machine_others_have_time_to_renew_their_clai
     answered, erp.release = erp.release, asyncio.Event()
     answered.set()
     await erp.arrived(2)  # so leases were looked after
+    await until(lambda: len(leases(running)) == 1)  # and the first attempt is recorded
     (renewed,) = leases(running)
     clock.moved_seconds += 1
     running.relay._dispatcher._lapsing.set()  # another round, at once
