@@ -38,6 +38,7 @@ _ENDED = "the store's thread has ended"
 # second in any case. In pages of 4 KiB.
 CHECKPOINT_IDLE_PAGES = 2_000
 CHECKPOINT_BUSY_PAGES = 20_000
+CHECKPOINT_RETRY_PAGES = 200
 
 # What SQLite says when the disk, not the statement, is at fault: nothing was stored, later it may work.
 UNAVAILABLE = (
@@ -87,7 +88,7 @@ class GroupCommit:
         self._busy_since: float | None = None
         self.died: asyncio.Future[None] = self._loop.create_future()
         """Gets an exception if the thread ends by a bug, or the database is found damaged."""
-        self._checkpointed = self._pages_written()
+        self._unfolded = CHECKPOINT_BUSY_PAGES  # whatever a crash has left in the WAL: it goes first
         connection.wal_autocheckpoint(0)
         threading.Thread(target=self._run, name="store", daemon=True).start()
 
@@ -266,19 +267,18 @@ class GroupCommit:
             else:
                 operation.done.set_result(result)
 
-    def _pages_written(self) -> int:
-        """Return how many pages this connection has ever written; a hook would have to win Python's lock."""
-        return self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
-
     def _checkpoint(self) -> None:
         """Fold the WAL into the database, at a moment that disturbs least."""
-        bound = CHECKPOINT_BUSY_PAGES if self.waiting else CHECKPOINT_IDLE_PAGES
-        if (written := self._pages_written()) - self._checkpointed < bound:
+        # Pages written since it was asked before. A hook in each commit would have to win Python's lock.
+        self._unfolded += self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
+        if self._unfolded < (CHECKPOINT_BUSY_PAGES if self.waiting else CHECKPOINT_IDLE_PAGES):
             return
-        # Also where it fails, or folds a part only, for a reader's sake: the next try is as far away.
-        self._checkpointed = written
+        # Where a reader keeps a part of it, or the disk fails, it is tried again before long.
+        self._unfolded = CHECKPOINT_IDLE_PAGES - CHECKPOINT_RETRY_PAGES
         try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            length, folded = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if folded == length:
+                self._unfolded = 0
         except DAMAGED:
             raise
         except apsw.Error as error:

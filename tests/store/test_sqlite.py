@@ -116,40 +116,57 @@ async def test_each_commit_is_measured_and_waiting_events_share_one(
     assert len(commits) == before  # nothing was written
 
 
-class Counting(apsw.Connection):
-    """Counts how often somebody tries to fold the log into the database."""
+class Noting(apsw.Connection):
+    """Notes how long the log was, and how much of it was folded into the database, at each try of that."""
 
-    checkpoints = 0
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self.pragma("journal_mode", "wal")
+        self.execute("CREATE TABLE IF NOT EXISTS notes (text)")
+        self.folded: list[tuple[int, int]] = []
 
     def wal_checkpoint(self, *arguments: Any, **options: Any) -> tuple[int, int]:
-        self.checkpoints += 1
-        return super().wal_checkpoint(*arguments, **options)
+        self.folded.append(super().wal_checkpoint(*arguments, **options))
+        return self.folded[-1]
 
-
-async def test_checkpoint_that_a_reader_hinders_is_not_tried_at_every_commit(
-    path: Path, raw: apsw.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    bound = 20
-    monkeypatch.setattr(group_commit, "CHECKPOINT_IDLE_PAGES", bound)
-    connection = Counting(str(path))
-    connection.pragma("journal_mode", "wal")
-    connection.execute("CREATE TABLE notes (text)")
-    raw.execute("BEGIN")  # and sees this moment from now on
-    assert raw.execute("SELECT count(*) FROM notes").get == 0
-
-    def write(items: Sequence[str]) -> list[None]:
-        connection.execute("INSERT INTO notes VALUES (?)", (items[0],))
+    def write(self, notes: Sequence[str]) -> list[None]:
+        self.execute("INSERT INTO notes VALUES (?)", (notes[0],))
         return [None]
 
-    before = connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0]
-    commits = group_commit.GroupCommit(connection, lambda _: None)
-    for number in range(100):
-        await commits.submit(write, f"note {number}")
+
+async def test_checkpoint_that_a_reader_hinders_is_tried_now_and_then(
+    path: Path, raw: apsw.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_commit, "CHECKPOINT_IDLE_PAGES", 100)
+    monkeypatch.setattr(group_commit, "CHECKPOINT_RETRY_PAGES", 20)
+    connection = Noting(path)
+    raw.execute("BEGIN")  # and sees this moment from now on
     assert raw.execute("SELECT count(*) FROM notes").get == 0
-    written = connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE)[0] - before
+    commits = group_commit.GroupCommit(connection, lambda _: None)
+    for number in range(200):
+        await commits.submit(connection.write, f"note {number}")
+    tries = len(connection.folded)
+    assert 5 <= tries <= 1 + 2 * 200 // 20  # at most two pages each: a leaf, and the one above
+    assert all(folded < length for length, folded in connection.folded[1:])
+    raw.execute("COMMIT")
+    for number in range(40):
+        await commits.submit(connection.write, f"note {number}")
     await commits.close()
-    assert written >= 100
-    assert 1 <= connection.checkpoints <= written // bound
+    assert [length for length, folded in connection.folded[tries:] if folded == length] != []
+
+
+async def test_log_that_a_crash_has_left_is_folded_first(path: Path, raw: apsw.Connection) -> None:
+    raw.wal_autocheckpoint(0)
+    before = Noting(path)
+    before.wal_autocheckpoint(0)
+    before.write(["left"])
+    connection = Noting(path)
+    commits = group_commit.GroupCommit(connection, lambda _: None)
+    for note in ("first", "second"):  # after which what followed the first has been done
+        await commits.submit(connection.write, note)
+    assert [folded == length for length, folded in connection.folded] == [True]
+    await commits.close()
+    before.close()
 
 
 async def in_its_thread(store: SqliteStore, look: Callable[[], Any]) -> Any:
