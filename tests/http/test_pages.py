@@ -482,6 +482,9 @@ async def test_what_was_delivered_is_delivered_again_only_when_that_is_confirmed
     answer = await send_form(running, action, None, **fields)
     assert answer.headers["Location"] == "/events/1?x=y&done=replayed"
     await running.settled("delivered", "erp", 3)
+    twice = read(await send_form(running, action, None, **fields))  # as a second click sends it
+    assert "It may book it twice" in twice.text
+    assert [state for state, _ in running.deliveries("erp")] == ["delivered"] * 3
 
 
 async def test_page_that_is_out_of_date_does_not_deliver_twice(
@@ -513,6 +516,18 @@ async def test_delivery_that_was_replayed_is_closed_and_leads_to_the_newer_one(
     assert f"/events/2#delivery-{number + 1}" in found.links
     assert re.search(rf"crm\s+closed.*Replayed as delivery {number + 1}\b", found.text, re.DOTALL)
     assert "discarded" not in found.text
+
+
+async def test_reason_that_an_operator_gives_makes_no_delivery_a_replayed_one(
+    crm_refuses: tuple[Running, Receiver],
+) -> None:
+    running, _ = crm_refuses
+    await accept_order(running)
+    ids = dict(running.rows("SELECT destination, id FROM deliveries WHERE event = 2"))
+    await send_form(running, f"/deliveries/{ids['crm']}/discard", reason=f"replayed as {ids['erp']}")
+    found = await page(running, "/events/2")
+    assert "Replayed as" not in found.text
+    assert "discarded" in found.text
 
 
 async def test_dead_delivery_is_discarded_for_a_reason(crm_refuses: tuple[Running, Receiver]) -> None:

@@ -225,10 +225,10 @@ async def test_unrouted_events_are_delivered_where_somebody_says(refused: tuple[
     nowhere = await step(running, "/unrouted/deliver")
     assert "0 deliveries would be made" in nowhere.text
     assert not [one for one in nowhere.all("button") if one.get("name") == "confirmed"]
-    assert "No route of the configuration in force matches any of these." in nowhere.text
+    assert "By the routes in force, none of these goes anywhere." in nowhere.text
     assert nowhere.links.count("/routes") == 2  # in the frame, and there
     counted = await step(running, "/unrouted/deliver", to="erp")
-    assert "No route" not in counted.text
+    assert "By the routes in force" not in counted.text
     assert "1 delivery would be made" in counted.text
     await step(running, "/unrouted/deliver", counted, confirmed="true")
     await running.settled("delivered", "erp")

@@ -59,8 +59,15 @@ def newest_deliveries(event: EventRecord) -> list[DeliveryRecord]:
 
 def replayed(event: EventRecord) -> dict[int, int]:
     """Return which deliveries of an event were closed by which newer ones that repeat them."""
-    reasons = {replaced_by(one.id): one.id for one in event.deliveries}
-    return {one.id: reasons[one.reason] for one in event.deliveries if one.reason in reasons}
+    newer = {(one.destination, replaced_by(one.id)): one.id for one in event.deliveries}
+    return {
+        one.id: by
+        for one in event.deliveries
+        if one.state is DeliveryState.DISCARDED
+        and one.reason is not None
+        # An operator may have written anything as the reason.
+        and (by := newer.get((one.destination, one.reason), 0)) > one.id
+    }
 
 
 def kinds(events: Sequence[EventRecord]) -> list[Kind]:

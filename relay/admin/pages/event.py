@@ -14,7 +14,7 @@ from relay.admin.pages.asked import GoBack, form_of, local_path
 from relay.admin.pages.course import newest_deliveries, order_ids
 from relay.admin.pages.site import Site
 from relay.admin.pages.states import DELIVERY_STATES, FINDINGS
-from relay.admin.parameters import OPERATOR, QueryTruth, Reason, id_of
+from relay.admin.parameters import OPERATOR, Reason, Text, id_of
 from relay.model import DeliveryState
 from relay.repair import legible
 from relay.routing import Explanation, Router
@@ -32,9 +32,13 @@ class Payload:
 
 
 class ReplayForm(GoBack):
-    """The form that delivers again. `confirmed`: also what was delivered there already."""
+    """The form that delivers again.
 
-    confirmed: QueryTruth = False
+    Attributes:
+        confirmed: the last delivery that was delivered there, where that was said and agreed to.
+    """
+
+    confirmed: Text | None = None
 
 
 class DiscardForm(GoBack):
@@ -81,11 +85,10 @@ class EventPage:
 
     async def _replay(self, request: web.Request) -> web.Response:
         form, id_ = await form_of(request, ReplayForm), id_of(request, "delivery")
-        if not form.confirmed:
-            delivery, event = await self._site.repairs.find_delivery(id_)
-            delivered = _delivered(event, delivery.destination)
-            if delivered is not None:
-                return await self._ask(request, form, event, delivered)
+        delivery, event = await self._site.repairs.find_delivery(id_)
+        delivered = _delivered(event, delivery.destination)
+        if delivered is not None and form.confirmed != str(delivered.id):
+            return await self._ask(request, form, event, delivered)
         await self._site.repairs.replay_one(request[OPERATOR], id_)
         return await self._go_back(request, form, id_, "replayed")
 
