@@ -245,6 +245,7 @@ async def _prepared(application: web.Application) -> AsyncIterator[None]:
     preparing = asyncio.create_task(_prepare(aiohttp_jinja2.get_env(application)))
     yield
     preparing.cancel()
+    await asyncio.wait([preparing])
 
 
 async def _prepare(templates: jinja2.Environment) -> None:
