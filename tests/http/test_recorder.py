@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -37,8 +36,8 @@ def delivered(deliveries: list[Delivery]) -> list[Attempt]:
 
 
 async def first_recorded(recording: Recorder) -> list[tuple[Attempt, bool]]:
-    async with asyncio.timeout(DEADLINE_SECONDS), contextlib.aclosing(recording.recorded()) as recorded:
-        return await anext(recorded)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        return await anext(recording.recorded())
 
 
 async def test_what_ends_in_several_lanes_at_about_the_same_time_shares_a_transaction(
