@@ -484,16 +484,22 @@ async def test_what_was_delivered_is_delivered_again_only_when_that_is_confirmed
     assert [state for state, _ in running.deliveries("erp")] == ["delivered"] * 3
 
 
-async def test_page_that_is_out_of_date_does_not_deliver_twice(
-    crm_refuses: tuple[Running, Receiver],
-) -> None:
-    """Two operators see a dead letter, and both have it delivered again."""
-    running, crm = crm_refuses
+async def replay_to_crm(running: Running, crm: Receiver) -> int:
+    """Have an order accepted, and what died at crm delivered after all; return the number of what died."""
     await accept_order(running)
     (number,) = [row[0] for row in running.rows("SELECT id FROM deliveries WHERE destination = 'crm'")]
     crm.otherwise = 200
     await send_form(running, f"/deliveries/{number}/replay")
     await until(lambda: ("delivered", 1) in running.deliveries("crm"))
+    return int(number)
+
+
+async def test_page_that_is_out_of_date_does_not_deliver_twice(
+    crm_refuses: tuple[Running, Receiver],
+) -> None:
+    """Two operators see a dead letter, and both have it delivered again."""
+    running, crm = crm_refuses
+    number = await replay_to_crm(running, crm)
     asked = read(await send_form(running, f"/deliveries/{number}/replay"))
     assert "It may book it twice" in asked.text
     assert len(running.deliveries("crm")) == 2
@@ -504,11 +510,7 @@ async def test_delivery_that_was_replayed_is_closed_and_leads_to_the_newer_one(
     crm_refuses: tuple[Running, Receiver], path: str
 ) -> None:
     running, crm = crm_refuses
-    await accept_order(running)
-    (number,) = [row[0] for row in running.rows("SELECT id FROM deliveries WHERE destination = 'crm'")]
-    crm.otherwise = 200
-    await send_form(running, f"/deliveries/{number}/replay")
-    await until(lambda: ("delivered", 1) in running.deliveries("crm"))
+    number = await replay_to_crm(running, crm)
     found = await page(running, path)
     assert f"/events/2#delivery-{number + 1}" in found.links
     assert re.search(rf"crm\s+closed.*Replayed as delivery {number + 1}\b", found.text, re.DOTALL)
