@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import aiohttp
-import apsw
 
 from tests.e2e.receiver import Receive
 from tests.e2e.relay_process import RelayProcess, Start, event, until, write_config
+from tests.locked import locked
 from tests.postgres import PostgresServer
 
 READY = "itscope_relay_ready"
@@ -43,12 +43,8 @@ async def test_file_that_can_not_be_written_is_told(
     start: Start, client: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     relay = await start(write_config(tmp_path, {"erp": "http://127.0.0.1:9/"}), command=COMMAND)
-    other = apsw.Connection(str(tmp_path / "relay.db"))
-    other.set_busy_timeout(5_000)
-    other.execute("BEGIN IMMEDIATE").fetchall()  # the relay waits for five seconds, then it gives up
-    await until(lambda: says(relay, client, ready=False))
-    other.execute("ROLLBACK").fetchall()
-    other.close()
+    with locked(tmp_path / "relay.db"):  # the relay waits for five seconds, then it gives up
+        await until(lambda: says(relay, client, ready=False))
     await until(lambda: says(relay, client, ready=True))
     (away,) = relay.facts("relay.not_ready")
     assert away["reason"].startswith("the store ")

@@ -18,6 +18,7 @@ from relay.auth import MAX_CHECKS
 from relay.passwords import Costs, PasswordHash
 from tests.http.conftest import StartRelay
 from tests.http.world import ORDER, PATH, RIGHT, USER, Receiver, Running, head, refused, until
+from tests.locked import locked
 
 CHALLENGE = 'Basic realm="itscope-relay", charset="UTF-8"'
 
@@ -567,16 +568,13 @@ def made_impatient(running: Running) -> bool:
 async def test_store_that_can_not_write_is_answered_503_and_works_again(relay: StartRelay) -> None:
     running = await relay()
     await until(lambda: made_impatient(running))
-    other = apsw.Connection(str(running.folder / "relay.db"))
-    other.execute("BEGIN IMMEDIATE").fetchall()
-    for body in (b'{"eventId": "e"}', b"nonsense"):
-        answer = await running.post(body)
-        refused(answer, 503, folder=running.folder)
-        assert int(answer.headers["Retry-After"]) > 0
-    ready = await running.ask("/-/ready")
-    assert (ready.status, list(ready.json)) == (503, ["error", "code"])
-    other.execute("ROLLBACK").fetchall()
-    other.close()
+    with locked(running.folder / "relay.db"):
+        for body in (b'{"eventId": "e"}', b"nonsense"):
+            answer = await running.post(body)
+            refused(answer, 503, folder=running.folder)
+            assert int(answer.headers["Retry-After"]) > 0
+        ready = await running.ask("/-/ready")
+        assert (ready.status, list(ready.json)) == (503, ["error", "code"])
     assert running.events() == running.quarantine() == []
     assert (await running.post(b'{"eventId": "e"}')).json["status"] == "accepted"
 

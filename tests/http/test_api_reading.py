@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import apsw
 import pytest
 
 from relay.admin.reading import MAX_PAYLOAD_PAGES
@@ -17,6 +16,7 @@ from tests.http.conftest import StartRelay
 from tests.http.operator import Operator
 from tests.http.test_answers import made_impatient
 from tests.http.world import ORDER, Receiver, Running, Wire, head, refused, until
+from tests.locked import locked
 
 INSTANT = re.compile(r"[0-9-]{10}T[0-9:]{8}\.[0-9]{3}Z")
 
@@ -369,13 +369,10 @@ async def test_api_is_not_on_the_public_listener(running: Running) -> None:
 
 async def test_store_that_can_not_write_is_answered_503_and_nothing_is_changed(operator: Operator) -> None:
     await until(lambda: made_impatient(operator.running))
-    other = apsw.Connection(str(operator.running.folder / "relay.db"))
-    other.execute("BEGIN IMMEDIATE").fetchall()
-    answer = await operator.ask("POST", "/destinations/erp/pause")
-    assert (answer.status, answer.json["code"]) == (503, "unavailable")
-    assert int(answer.headers["Retry-After"]) > 0
-    other.execute("ROLLBACK").fetchall()
-    other.close()
+    with locked(operator.running.folder / "relay.db"):
+        answer = await operator.ask("POST", "/destinations/erp/pause")
+        assert (answer.status, answer.json["code"]) == (503, "unavailable")
+        assert int(answer.headers["Retry-After"]) > 0
     (erp,) = (await operator.get("/destinations"))["destinations"]
     assert erp["paused_at"] is None
 

@@ -16,6 +16,7 @@ from relay.store import Claimed
 from tests.http.conftest import StartRelay
 from tests.http.operator import Operator
 from tests.http.world import DEADLINE_SECONDS, Clock, Receiver, Running, lives, until
+from tests.locked import locked
 
 HOURS = 6 * 3600.0
 FAR = 1e9  # seconds; beyond every lease
@@ -235,14 +236,10 @@ async def test_stop_is_bounded_though_the_store_hangs(
         await running.post({"eventId": str(number)})
     await erp.arrived(3)
     await until(lambda: made_patient(running))
-    other = apsw.Connection(str(running.folder / "relay.db"))
-    other.set_busy_timeout(5000)
-    other.execute("BEGIN IMMEDIATE").fetchall()
-    erp.release.set()
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        await running.drain()
-    other.execute("ROLLBACK").fetchall()
-    other.close()
+    with locked(running.folder / "relay.db"):
+        erp.release.set()
+        async with asyncio.timeout(DEADLINE_SECONDS):
+            await running.drain()
     # What waited for the store all the while is stored after all.
     await until(lambda: set(running.deliveries()) <= {("delivered", 1), ("pending", 0)})
 

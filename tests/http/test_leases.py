@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import apsw
 import pytest
 
 from relay import dispatcher
@@ -13,6 +12,7 @@ from relay.model import Claim, Event, Owed, References
 from relay.store.steps import LEASE_SECONDS
 from tests.http.conftest import StartRelay
 from tests.http.world import Clock, Receiver, Running, until
+from tests.locked import locked
 
 HOUR = 3600.0
 STEP = 25.0  # of the clock, in which a relay still counts as one that looked after its claims
@@ -152,21 +152,18 @@ async def test_leases_that_can_not_be_renewed_are_told_once(
     await commits.submit(
         lambda _: [commits._connection.set_busy_timeout(1)], None
     )  # in the thread that uses it
-    writer = apsw.Connection(str(running.folder / "relay.db"))
 
     async def tells(fact: str, number: int) -> None:
         await until(lambda: [record.msg for record in caplog.records].count(fact) >= number)
 
     for _outage in range(2):
         caplog.clear()
-        writer.execute("BEGIN IMMEDIATE").fetchall()
-        await tells("leases.not_renewed", 1)
-        await tells("store.unavailable", 5)
-        writer.execute("ROLLBACK").fetchall()
+        with locked(running.folder / "relay.db"):
+            await tells("leases.not_renewed", 1)
+            await tells("store.unavailable", 5)
         assert [record.msg for record in caplog.records].count("leases.not_renewed") == 1
         renewed = leases(running)
         await until(lambda: leases(running) > renewed)  # noqa: B023 (it is awaited here)
-    writer.close()
 
 
 @pytest.mark.usefixtures("rounds")

@@ -19,6 +19,7 @@ from relay.store.repair import Filter, Page
 from relay.store.sqlite import SqliteStore, open_store
 from relay.store.sqlite_find import Finder
 from relay.store.upkeep import MAX_QUARANTINED
+from tests.locked import locked
 from tests.store.conftest import read_sqlite
 from tests.store.opened import (
     START,
@@ -288,34 +289,32 @@ async def test_folder_is_refused(tmp_path: Path) -> None:
 
 
 async def test_locked_database_is_unavailable_and_works_again_afterwards(
-    store: SqliteStore, raw: apsw.Connection
+    store: SqliteStore, path: Path
 ) -> None:
     store._commits._connection.set_busy_timeout(20)  # five seconds otherwise
-    raw.execute("BEGIN IMMEDIATE").fetchall()
-    with pytest.raises(StoreUnavailableError):
-        await offer(store, event(), {"erp": True})
-    with pytest.raises(StoreUnavailableError):
-        await store.probe()
-    raw.execute("ROLLBACK").fetchall()
+    with locked(path):
+        with pytest.raises(StoreUnavailableError):
+            await offer(store, event(), {"erp": True})
+        with pytest.raises(StoreUnavailableError):
+            await store.probe()
     assert await backlog(store) == owed()
     await accept(store, "e1")
     assert ids(await claim_all(store)) == ["e1"]
 
 
 async def test_webhooks_are_refused_at_once_while_a_commit_hangs(
-    store: SqliteStore, raw: apsw.Connection, monkeypatch: pytest.MonkeyPatch
+    store: SqliteStore, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(group_commit, "STUCK_SECONDS", 0.02)
     store._commits._connection.set_busy_timeout(600_000)
-    raw.execute("BEGIN IMMEDIATE").fetchall()
-    waiting = asyncio.ensure_future(offer(store, event("waits"), {"erp": False}))
-    await until(lambda: store._commits.stuck)
-    for refused in (offer(store, event("late"), {"erp": True}), store.quarantine(rejected(b"late"))):
-        with pytest.raises(StoreUnavailableError, match="the disk takes too long"):
-            await refused
-    assert not waiting.done()
-    assert store._commits.waiting == 0  # so nothing of them is stored later either
-    raw.execute("ROLLBACK").fetchall()
+    with locked(path):
+        waiting = asyncio.ensure_future(offer(store, event("waits"), {"erp": False}))
+        await until(lambda: store._commits.stuck)
+        for refused in (offer(store, event("late"), {"erp": True}), store.quarantine(rejected(b"late"))):
+            with pytest.raises(StoreUnavailableError, match="the disk takes too long"):
+                await refused
+        assert not waiting.done()
+        assert store._commits.waiting == 0  # so nothing of them is stored later either
     await waiting
     monkeypatch.undo()  # or a slow machine hangs as well
     await accept(store, "late")
