@@ -19,9 +19,10 @@ from typing import Any, Protocol
 from aiohttp import StreamReader, hdrs, web
 
 from relay import payload as payloads
+from relay.answer import Answer
 from relay.auth import CHALLENGE, Authenticator
 from relay.errors import BadPayloadError, StoreError, TooManyLoginsError
-from relay.listener import JSON, error_response, json_response
+from relay.listener import JSON
 from relay.metrics import NO_SOURCE, Metrics, event_type_label
 from relay.model import Acceptance, Delivery, Event, Owed, Quarantined, References
 from relay.routing import Route, Router, destinations_of
@@ -80,11 +81,14 @@ class IngressConfig:
 class _RefusedError(Exception):
     """A request ends with this answer."""
 
-    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, headers: Mapping[str, str] | None = None, *, closes: bool = False
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
         self.headers = headers
+        self.closes = closes  # the connection, as nobody knows where the next request begins
 
 
 class Ingress:
@@ -120,10 +124,10 @@ class Ingress:
             if not self._under_way:
                 self.idle.set()
 
-    def refuse(self, status: int, message: str) -> web.Response:
+    def refuse(self, status: int, message: str) -> Answer:
         """Return the answer to what isn't HTTP, or where `handle` failed."""
         self._requests(NO_SOURCE, status).inc()
-        return error_response(status, message)
+        return _refusal(status, message)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         config = self.config
@@ -131,13 +135,15 @@ class Ingress:
         try:
             response = await self._accept(request, config, source)
         except _RefusedError as refused:
-            response = error_response(refused.status, refused.message, refused.headers)
+            response = _refusal(refused.status, refused.message, refused.headers)
+            if refused.closes:
+                response.force_close()
         if self.draining:
             response.force_close()
         self._requests(source, response.status).inc()
         return response
 
-    async def _accept(self, request: web.BaseRequest, config: IngressConfig, source: str) -> web.Response:
+    async def _accept(self, request: web.BaseRequest, config: IngressConfig, source: str) -> Answer:
         await self._admit(request, config, source)
         body = await _read(request, config)
         content_type = header_text(request.headers.get(hdrs.CONTENT_TYPE, JSON))
@@ -194,7 +200,7 @@ class Ingress:
         references: References,
         order_keys: Mapping[str, str | None],
         routes: Sequence[Route],
-    ) -> web.Response:
+    ) -> Answer:
         """Store an event for the destinations that have an order key, or None, and answer.
 
         Args:
@@ -226,7 +232,7 @@ class Ingress:
             self._matches(route.name).inc()
         return self._answer_accepted(event, tuple(owed))
 
-    def _answer_accepted(self, event: Event, destinations: tuple[str, ...]) -> web.Response:
+    def _answer_accepted(self, event: Event, destinations: tuple[str, ...]) -> Answer:
         self._count(event.source, event.event_type, "accepted")
         self._last_event(event.source).set(event.received_at)
         if not destinations:
@@ -234,13 +240,13 @@ class Ingress:
             _log.warning("event.unrouted", extra={"fields": _fields(event)})
         elif _log.isEnabledFor(logging.DEBUG):
             _log.debug("event.accepted", extra={"fields": {**_fields(event), "destinations": destinations}})
-        return json_response(
+        return Answer(
             200,
             f'{{"status": "accepted", "eventId": {json.dumps(event.event_id)},'
             f' "deliveries": {len(destinations)}}}',
         )
 
-    async def _answer_duplicate(self, event: Event, acceptance: Acceptance) -> web.Response:
+    async def _answer_duplicate(self, event: Event, acceptance: Acceptance) -> Answer:
         if acceptance.conflicting:
             detail = f"another body came before with the eventId {event.event_id}"
             await self._quarantine(
@@ -256,7 +262,7 @@ class Ingress:
             )
         self._count(event.source, event.event_type, "duplicate")
         _log.info("event.duplicate", extra={"fields": _fields(event)})
-        return json_response(200, f'{{"status": "duplicate", "eventId": {json.dumps(event.event_id)}}}')
+        return Answer(200, f'{{"status": "duplicate", "eventId": {json.dumps(event.event_id)}}}')
 
     async def _quarantine(self, request: Quarantined, event_type: str | None) -> None:
         try:
@@ -284,9 +290,9 @@ async def _read(request: web.BaseRequest, config: IngressConfig) -> bytes:
         else:
             body = await _read_slowly(content, config)
     except TimeoutError as error:
-        raise _RefusedError(408, "the body took too long", {hdrs.CONNECTION: "close"}) from error
+        raise _RefusedError(408, "the body took too long", closes=True) from error
     except (web.RequestPayloadError, ConnectionError) as error:
-        raise _RefusedError(400, "the body is not valid HTTP", {hdrs.CONNECTION: "close"}) from error
+        raise _RefusedError(400, "the body is not valid HTTP", closes=True) from error
     if len(body) > config.max_body:
         raise _too_large(config.max_body)
     return body
@@ -323,9 +329,14 @@ def _fields(event: Event) -> dict[str, Any]:
     }
 
 
+def _refusal(status: int, message: str, headers: Mapping[str, str] | None = None) -> Answer:
+    """Return an error answer: one sentence, and nothing about the inside."""
+    return Answer(status, json.dumps({"error": message}), headers)
+
+
 def _unavailable(message: str) -> _RefusedError:
     return _RefusedError(503, message, {hdrs.RETRY_AFTER: RETRY_AFTER_SECONDS})
 
 
 def _too_large(max_body: int) -> _RefusedError:
-    return _RefusedError(413, f"the body is larger than {max_body} bytes", {hdrs.CONNECTION: "close"})
+    return _RefusedError(413, f"the body is larger than {max_body} bytes", closes=True)

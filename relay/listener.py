@@ -1,4 +1,4 @@
-"""A listening socket with aiohttp's server behind it, and the form of every answer.
+"""A listening socket with aiohttp's server behind it.
 
 Owns binding, TLS with a certificate that may be renewed, and what a client hears that doesn't speak HTTP.
 What a request means is the handler's.
@@ -7,14 +7,13 @@ What a request means is the handler's.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from relay.config import Tls, split_address
 from relay.errors import RelayError
@@ -30,7 +29,7 @@ _OPERATORS_IDLE_SECONDS = 3630.0  # somebody may read a page for a while, and th
 _NOT_HTTP = "the request is not valid HTTP"
 _FAILED = "the relay failed to handle this request"
 
-Refuse = Callable[[int, str], web.Response]  # status, sentence
+Refuse = Callable[[int, str], web.StreamResponse]  # status, sentence
 RequestFactory = Callable[..., web.BaseRequest]  # aiohttp's
 
 
@@ -215,17 +214,3 @@ def _expires_at(tls: Tls | None) -> float | None:
         return x509.load_pem_x509_certificate(tls.cert_file.read_bytes()).not_valid_after_utc.timestamp()
     except (OSError, ValueError):
         return None
-
-
-def json_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return an answer with a JSON text."""
-    return web.Response(
-        body=text.encode(),
-        status=status,
-        headers={hdrs.CONTENT_TYPE: JSON, hdrs.SERVER: SERVER, **(headers or {})},
-    )
-
-
-def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
-    """Return an error answer: one sentence, and nothing about the inside."""
-    return json_response(status, json.dumps({"error": message}), headers)

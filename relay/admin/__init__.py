@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client.aiohttp import make_aiohttp_handler
 from prometheus_client.exposition import choose_encoder
 
-from relay.admin.answers import Code, errors_as_json, refusal, refuse
+from relay.admin.answers import Code, errors_as_json, json_response, refusal, refuse
 from relay.admin.changing import Changing
 from relay.admin.pages import Pages, Site
 from relay.admin.parameters import MAX_BODY_BYTES, MAX_LINE_BYTES, OPERATOR, ROLE
@@ -27,7 +27,6 @@ from relay.auth import CHALLENGE, Authenticator
 from relay.config import Config, Role
 from relay.errors import ConfigError, StoreError
 from relay.history import History
-from relay.listener import json_response
 from relay.metrics import Metrics
 from relay.repair import Repairs
 from relay.store import Store

@@ -11,7 +11,7 @@ from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
 from relay.errors import StoreUnavailableError, TooManyLoginsError
-from relay.listener import SERVER, json_response
+from relay.listener import JSON, SERVER
 from relay.repair import Refusal, RepairRefusedError
 
 _log = logging.getLogger(__name__)
@@ -71,6 +71,15 @@ class RefusedError(Exception):
         self.code = code
         self.message = message
         self.headers = headers
+
+
+def json_response(status: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    """Return an answer with a JSON text."""
+    return web.Response(
+        body=text.encode(),
+        status=status,
+        headers={hdrs.CONTENT_TYPE: JSON, hdrs.SERVER: SERVER, **(headers or {})},
+    )
 
 
 def refusal(

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import hdrs, web
 
 from relay.admin import representation
-from relay.admin.answers import Code, RefusedError
+from relay.admin.answers import Code, RefusedError, json_response
 from relay.admin.openapi import DOCUMENT
 from relay.admin.parameters import (
     DeliveriesQuery,
@@ -21,7 +21,6 @@ from relay.admin.parameters import (
     id_of,
     query_of,
 )
-from relay.listener import json_response
 from relay.repair import Repairs
 from relay.store import Store
 from relay.store.repair import EventRecord, Filter, Page, QuarantineRecord

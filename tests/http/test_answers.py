@@ -7,6 +7,8 @@ import base64
 import gzip
 import hashlib
 import json
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,9 @@ async def test_accepted_webhook_is_answered_with_its_id_and_its_deliveries(runni
     answer = await running.post(ORDER)
     assert (answer.status, answer.headers["Content-Type"]) == (200, "application/json")
     assert answer.json == {"status": "accepted", "eventId": "e-1", "deliveries": 1}
+    assert answer.headers["Server"] == "itscope-relay"
+    age = datetime.now(UTC) - parsedate_to_datetime(answer.headers["Date"])
+    assert timedelta() <= age < timedelta(minutes=1)
 
 
 async def test_answer_counts_each_destination_once(relay: StartRelay, crm: Receiver) -> None:
@@ -481,7 +486,9 @@ async def test_chunked_body_of_two_megabytes_is_answered_413(running: Running) -
 async def test_body_that_claims_to_be_huge_is_answered_413_before_it_comes(running: Running) -> None:
     wire = await running.wire()
     await wire.send(head("Content-Length: 999999999999"))
-    refused(await wire.answer(), 413, folder=running.folder)
+    answer = await wire.answer()
+    refused(answer, 413, folder=running.folder)
+    assert answer.headers["Connection"] == "close"
 
 
 async def test_chunked_body_is_accepted(running: Running) -> None:
@@ -516,7 +523,9 @@ async def test_slow_body_is_answered_408(relay: StartRelay) -> None:
     running = await relay(server={"body_timeout": "50ms"})
     wire = await running.wire()
     await wire.send(head("Content-Length: 100") + b'{"a": ')
-    refused(await wire.answer(), 408, folder=running.folder)
+    answer = await wire.answer()
+    refused(answer, 408, folder=running.folder)
+    assert answer.headers["Connection"] == "close"
     assert await wire.rest() == b""
     assert running.events() == running.quarantine() == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 
@@ -10,6 +11,7 @@ from tests.http.conftest import StartRelay
 from tests.http.world import RIGHT, Answer, Running, Wire, head, refused
 
 BODY = b'{"eventId": "e"}'
+NOT_ALLOWED = "itscope_relay_requests_total", frozenset({("source", "itscope"), ("code", "405")})
 
 
 SENTENCES = {
@@ -153,11 +155,27 @@ async def test_unknown_expectation_does_no_harm(running: Running) -> None:
     assert (await wire.answer()).status in {200, 417}
 
 
-@pytest.mark.parametrize("lines", [(), ("Connection: keep-alive",)])
-async def test_http_1_0_is_understood(running: Running, lines: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("version", "lines", "says"),
+    [
+        ("HTTP/1.0", (), "close"),
+        ("HTTP/1.0", ("Connection: keep-alive",), "keep-alive"),
+        ("HTTP/1.1", ("Connection: close",), "close"),
+        ("HTTP/1.1", (), None),
+    ],
+)
+async def test_connection_is_kept_as_the_client_asks(
+    running: Running, version: str, lines: tuple[str, ...], says: str | None
+) -> None:
     wire = await running.wire()
-    await wire.send(head("Content-Length: 16", *lines, version="HTTP/1.0") + BODY)
-    assert (await wire.answer()).json["status"] == "accepted"
+    await wire.send(head("Content-Length: 16", *lines, version=version) + BODY)
+    answer = await wire.answer()
+    assert (answer.json["status"], answer.headers.get("Connection")) == ("accepted", says)
+    if says == "close":
+        assert await wire.rest() == b""
+        return
+    await wire.send(head("Content-Length: 16", *lines, version=version) + BODY)
+    assert (await wire.answer()).json["status"] == "duplicate"
 
 
 @pytest.mark.parametrize(
@@ -203,6 +221,23 @@ async def test_slow_head_is_closed_and_others_are_served(relay: StartRelay) -> N
     assert (await running.post()).status == 200
     for wire in wires:
         assert await wire.rest() == b""
+
+
+async def test_client_that_reads_nothing_is_not_answered_without_end(running: Running) -> None:
+    requests = 100_000  # their answers are more than the system keeps for the connection
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(client, ("127.0.0.1", running.relay.public.addresses[0][1]))
+        sending = asyncio.ensure_future(loop.sock_sendall(client, head(method="GET") * requests))
+        answered = [-1, 0]
+        while answered[-1] > answered[-2] or not answered[-1]:
+            await asyncio.wait({sending}, timeout=0.2)
+            answered.append(int((await running.metrics()).get(NOT_ALLOWED, 0)))
+        sending.cancel()
+        await asyncio.wait({sending})
+    assert answered[-1] < requests
 
 
 async def test_client_that_reads_nothing_and_leaves_does_no_harm(running: Running) -> None:

@@ -18,7 +18,8 @@ PURE = (
 )
 BOUNDARY = (
     *("config", "logs", "metrics", "samples", "store", "history", "repair"),
-    *("auth", "connections", "delivery", "listener", "gate", "intake", "claims", "recorder", "lane"),
+    *("auth", "connections", "delivery", "listener", "answer"),
+    *("gate", "intake", "claims", "recorder", "lane"),
 )
 SHELL = ("ingress", "dispatcher", "admin", "notify")  # side by side: they never import one another
 TOP = ("app", "send", "casefile", "routediff", "demo", "client", "cli", "__main__")
