@@ -1,26 +1,23 @@
-"""HTTP/1.1 to one origin: a request's bytes out, a status in, over connections that are kept.
+"""HTTP/1.1 to one origin: a request's bytes out, an answer in, over connections that are kept.
 
-Parsing is aiohttp's (llhttp), and so is reaching a host by several addresses. `ClientSession` is not used:
-it costs four times as much a request, for what a delivery must not have anyway (cookies, redirects, proxies,
-decompression). What a status means, and how long to wait for one, is left to `delivery`.
+Parsing is httptools' (llhttp), and reaching a host by several addresses aiohappyeyeballs'. `ClientSession` is
+not used: it costs many times as much a request, for what a delivery must not have anyway (cookies, redirects,
+proxies, decompression). What a status means, and how long to wait for one, is left to `delivery`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import socket
 import ssl
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple, cast
 
 import aiohappyeyeballs
-from aiohttp import StreamReader, hdrs
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http import HttpResponseParser, RawResponseMessage
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from yarl import URL
 
 MAX_ANSWER_BYTES = 64 << 10  # read, so that the connection can be used again; a longer answer costs it
@@ -45,8 +42,7 @@ class UnreachableError(OSError):
     """No connection could be made; the cause says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """A receiver's answer, as far as it matters to a delivery. `body`: its first KEPT_ANSWER_BYTES."""
 
     status: int
@@ -54,70 +50,55 @@ class Answer:
     body: bytes
 
 
-class _Connection(BaseProtocol):
-    """One connection, with at most one request under way."""
+class _Connection(asyncio.Protocol):
+    """One connection, with at most one request under way.
 
-    __slots__ = ("_answer", "_closed", "_deadline", "_payload", "_reusable", "_watch", "idle_since")
+    Attributes:
+        idle_since: when its last answer was complete, on the event loop's clock.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
-        self._answer: asyncio.Future[RawResponseMessage] | None = None
-        self._payload: StreamReader | None = None
+        self.idle_since = 0.0
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
         self._reusable = True
-        self._closed = False
+        self._done: asyncio.Future[Answer] | None = None  # of the request under way
         self._deadline = 0.0
         self._watch: asyncio.TimerHandle | None = None
-        self.idle_since = 0.0
-
-    def _new_parser(self) -> HttpResponseParser:
-        return HttpResponseParser(
-            self,
-            self._loop,
-            MAX_ANSWER_BYTES,
-            payload_exception=NotHttpError,
-            read_until_eof=True,
-            auto_decompress=False,
-        )
+        self._parser: HttpResponseParser | None = None
+        self._status = 0  # of the answer that is coming; 0: not known yet
+        self._retry_after: bytes | None = None
+        self._body = b""
+        self._received = 0  # bytes of the answer
 
     @property
     def usable(self) -> bool:
         """Whether a request may be sent over it."""
-        return self._reusable and not self._closed
+        return self._reusable and self._transport is not None
 
-    async def ask(self, request: bytes, deadline: float) -> RawResponseMessage:
-        """Send a request and return the head of its answer.
+    def ask(self, request: bytes, deadline: float) -> asyncio.Future[Answer]:
+        """Send a request; the future gets the answer, as much of it as came.
 
-        Raises:
-            TimeoutError: it had not come by the deadline, on the event loop's clock.
+        Raises (through the future):
+            TimeoutError: no status had come by the deadline, on the event loop's clock.
+            ClosedError: the connection ended before a status.
+            NotHttpError: what came is no answer.
         """
-        if self.transport is None:
-            raise ClosedError
+        self._done = self._loop.create_future()
+        self._reusable = False  # until the whole answer was read
+        self._status, self._retry_after, self._body, self._received = 0, None, b"", 0
+        self._parser = HttpResponseParser(self)  # which has seen nothing that came unasked
+        self._parser.set_dangerous_leniencies(  # what old software writes, and browsers understand
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
         self._deadline = deadline
         if self._watch is None:
             self._watch = self._loop.call_at(deadline, self._watch_time)
-        self._reusable = False  # until the whole answer was read
-        self._parser = self._new_parser()  # which has seen nothing that came unasked
-        self._answer = self._loop.create_future()
-        self.transport.write(request)
-        try:
-            return await self._answer
-        finally:
-            self._answer = None
-
-    async def finish(self, message: RawResponseMessage, kept: bytearray) -> None:
-        """Read the rest of an answer; afterwards `usable` tells whether a request may follow.
-
-        Args:
-            message: its head.
-            kept: gets the beginning of the body as it comes.
-        """
-        payload = self._payload
-        if payload is None or payload.is_eof():  # as nearly all are: they came with their heads
-            kept += b"" if payload is None else payload.read_nowait()[:KEPT_ANSWER_BYTES]
-        elif not await _read_slowly(payload, kept):
-            return
-        self._payload = None
-        self._reusable = not message.should_close and message.code != 101
+        if self._transport is None:
+            self._done.set_exception(ClosedError())
+        else:
+            self._transport.write(request)
+        return self._done
 
     def _watch_time(self) -> None:
         """End a request whose time is up.
@@ -126,70 +107,92 @@ class _Connection(BaseProtocol):
         only if one is under way when it rings. Each deadline is later than the one before.
         """
         self._watch = None
-        if self._answer is None or self._answer.done():
+        if self._done is None or self._done.done() or self._status:
             return
         if self._loop.time() < self._deadline:
             self._watch = self._loop.call_at(self._deadline, self._watch_time)
         else:
-            self._answer.set_exception(TimeoutError())
+            self._end(TimeoutError())
 
     def close(self) -> None:
         """Close at once."""
-        self._closed = True
+        self._reusable = False
+        self._parser = None  # which knows this connection
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        if self.transport is not None:
-            self.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        if self._closed:
-            return
-        if self._parser is None or (self._answer is None and self._payload is None):
-            self._end(NotHttpError("nothing was asked"))
-            return
-        try:
-            messages, _, _ = self._parser.feed_data(data)
-        except Exception as error:  # noqa: BLE001 (the parser has many)
-            self._end(NotHttpError(str(error)))
-            return
-        for message, payload in messages:
-            if 100 <= message.code < 200 and message.code != 101:
-                continue  # interim; the answer is still to come
-            if self._answer is None or self._answer.done():
-                self._end(NotHttpError("nothing was asked"))
-                return
-            self._payload = payload
-            self._answer.set_result(message)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
-        if exc is None and self._payload is not None and self._parser is not None:
-            with contextlib.suppress(Exception):  # of the parser, which has many: it wasn't the whole answer
-                self._parser.feed_eof()  # the end of an answer without a length
-        self._end(ClosedError())
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
 
     def _end(self, error: OSError) -> None:
-        """Tell who waits, and close."""
-        self._closed = True
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
-        if self._payload is not None and not self._payload.is_eof():
-            self._payload.set_exception(error)
+        """Close; whoever waits gets the answer, if there is a status, and else the error."""
         self.close()
+        if self._done is None or self._done.done():
+            return
+        if self._status:
+            self._done.set_result(self._answer())
+        else:
+            self._done.set_exception(error)
 
+    def _answer(self) -> Answer:
+        retry_after = None if self._retry_after is None else self._retry_after.decode("latin-1")
+        return Answer(self._status, retry_after, self._body[:KEPT_ANSWER_BYTES])
 
-async def _read_slowly(payload: StreamReader, kept: bytearray) -> bool:
-    """Read a body to its end, and keep the beginning; tell whether there was one before MAX_ANSWER_BYTES."""
-    left = MAX_ANSWER_BYTES
-    async with asyncio.timeout(REST_SECONDS):
-        while not payload.at_eof():
-            chunk = await payload.readany()
-            kept += chunk[: KEPT_ANSWER_BYTES - len(kept)]
-            left -= len(chunk)
-            if left < 0:
-                return False
-    return True
+    # ---- asyncio's
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None or self._done is None or self._done.done():
+            self._end(NotHttpError("nothing was asked"))
+            return
+        status, room = self._status, MAX_ANSWER_BYTES - self._received
+        self._received += len(data)
+        try:
+            self._parser.feed_data(data if len(data) <= room else data[:room])
+        except (HttpParserError, HttpParserUpgrade) as error:
+            self._end(NotHttpError(str(error)))
+            return
+        if self._received > MAX_ANSWER_BYTES:
+            self._end(NotHttpError("it is too long"))
+        elif self._status and not status and not self._done.done():
+            self._loop.call_later(REST_SECONDS, self._end_rest, self._done)
+
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's)
+        self._end(ClosedError())
+
+    def _end_rest(self, done: asyncio.Future[Answer]) -> None:
+        """Do without the rest of an answer."""
+        if not done.done():
+            self._end(ClosedError())
+
+    # ---- the parser's
+
+    def on_message_begin(self) -> None:
+        if self._done is None or self._done.done():
+            raise NotHttpError("nothing was asked")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(name) == 11 and name.lower() == b"retry-after":
+            self._retry_after = value
+
+    def on_headers_complete(self) -> None:
+        if self._parser is None:
+            return
+        status = self._parser.get_status_code()
+        if status >= 200 or status == 101:  # others are interim: the answer is still to come
+            self._status = status
+
+    def on_body(self, body: bytes) -> None:
+        if len(self._body) < KEPT_ANSWER_BYTES:
+            self._body += body
+
+    def on_message_complete(self) -> None:
+        if self._status and self._parser is not None and self._done is not None:
+            self._reusable = self._parser.should_keep_alive()
+            self._done.set_result(self._answer())
 
 
 class Connections:
@@ -217,23 +220,18 @@ class Connections:
             ClosedError: it ended before an answer; the request may have been taken.
             NotHttpError: what came is no answer.
         """
-        deadline = self._loop.time() + self._timeout_seconds
-        if (connection := self._kept()) is None:
+        now = self._loop.time()
+        deadline = now + self._timeout_seconds
+        if (connection := self._kept(now)) is None:
             async with asyncio.timeout_at(deadline):
                 connection = await self._connect()
         try:
-            message = await connection.ask(request, deadline)
+            return await connection.ask(request, deadline)
         except BaseException:  # cancelled, too: nobody knows what is still to come over it
             connection.close()
             raise
-        body = bytearray()
-        try:
-            # Once a status has arrived it is the answer, also when the rest of it never does.
-            with contextlib.suppress(OSError):
-                await connection.finish(message, body)
         finally:
             self._keep(connection)
-        return Answer(message.code, message.headers.get(hdrs.RETRY_AFTER), bytes(body))
 
     def close(self) -> None:
         """Close the idle connections."""
@@ -247,9 +245,9 @@ class Connections:
         else:
             connection.close()
 
-    def _kept(self) -> _Connection | None:
+    def _kept(self, now: float) -> _Connection | None:
         """Return the connection that was used last, if it still can be."""
-        too_old = self._loop.time() - IDLE_SECONDS
+        too_old = now - IDLE_SECONDS
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and connection.idle_since > too_old:
@@ -298,7 +296,7 @@ class Connections:
             tell = functools.partial(done.set_result, _look_up(self._host, self._port, 0))
         except (OSError, UnicodeError) as error:
             tell = functools.partial(done.set_exception, error)
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with suppress(RuntimeError):  # the loop has ended meanwhile
             loop.call_soon_threadsafe(tell)
 
     def _looked_up(self, done: asyncio.Future[_Addresses]) -> None:

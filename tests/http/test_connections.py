@@ -77,10 +77,13 @@ async def server() -> AsyncIterator[Server]:
 
 @pytest.fixture
 async def connections(server: Server) -> AsyncIterator[Connections]:
+    failed: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
     made = Connections(URL(f"http://127.0.0.1:{await server.start()}/"), DEADLINE_SECONDS)
     yield made
     made.close()
     await asyncio.sleep(0)
+    assert not failed  # whatever came is dealt with here
 
 
 async def ask(connections: Connections) -> Answer:
@@ -188,6 +191,8 @@ async def test_each_request_has_its_whole_time_and_a_new_connection_follows_a_la
 
 CHUNKED = b"HTTP/1.1 201 Created\r\nTransfer-Encoding: chunked\r\n\r\n"
 LONG = MAX_ANSWER_BYTES * 4
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 65000\r\nA: %s\r\n\r\n" % (b"a" * 489) + b"x" * 65_000
+assert len(WHOLE) == MAX_ANSWER_BYTES
 
 
 @pytest.mark.parametrize(
@@ -209,6 +214,12 @@ LONG = MAX_ANSWER_BYTES * 4
         ([b"HTTP/1.0 200 OK\r\n\r\nuntil the end", None], 200, False),
         ([b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nContent-Length: 0\r\n\r\n"], 200, True),
         ([b"HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n"], 200, True),
+        ([b"HTTP/1.1 200 OK\nContent-Length: 0\n\n"], 200, True),
+        ([b"HTTP/1.1 200 OK\r\nA: \x01b\r\nContent-Length: 0\r\n\r\n"], 200, True),
+        ([CHUNKED + b"3 \r\nabc\r\n0\r\n\r\n"], 201, True),
+        ([OK + b"HTTP/1.1 20"], 200, False),
+        ([WHOLE], 200, True),
+        ([WHOLE + b"HTTP/1.1 200 OK\r\n"], 200, False),
         ([b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + OK], 200, True),
         ([b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n", OK], 200, True),
         ([b"HTTP/1.1 100 Continue\r\n\r\n" * 3, b"HTTP/1.1 102 Processing\r\n\r\n", OK], 200, True),
@@ -231,6 +242,28 @@ async def test_answer_is_understood(
     assert (await ask(connections)).status == status
     assert (await ask(connections)).status == 200
     assert server.requests == ([0, 0] if kept else [0, 1])
+
+
+async def test_rest_of_an_answer_is_not_waited_for_without_end(
+    connections: Connections, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.connections.REST_SECONDS", 0.05)
+    server.script.append([b"HTTP/1.1 201 Created\r\nContent-Length: 5\r\n\r\nhe"])
+    async with asyncio.timeout(DEADLINE_SECONDS / 2):  # before the request's own time is up
+        assert await ask(connections) == Answer(201, None, b"he")
+    assert (await ask(connections)).status == 200
+    assert server.requests == [0, 1]
+
+
+async def test_connection_outlives_the_time_for_the_rest_of_an_answer_that_came(
+    connections: Connections, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relay.connections.REST_SECONDS", 0.05)
+    server.script.append([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", b"he", b"llo"])
+    assert await ask(connections) == Answer(200, None, b"hello")
+    await asyncio.sleep(0.1)
+    assert (await ask(connections)).status == 200
+    assert server.requests == [0, 0]
 
 
 @pytest.mark.parametrize(
