@@ -26,7 +26,7 @@ from relay.config import BasicCredentials, BearerCredentials, Destination, Heade
 from relay.connections import ClosedError, Connections, NotHttpError, UnreachableError
 from relay.model import Delivery, Outcome
 from relay.units import format_duration
-from relay.wire import event_headers, parse_retry_after
+from relay.wire import event_lines, parse_retry_after
 
 _log = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ class Sender:
         """Return a delivery's request as it goes over the wire."""
         body = delivery.event.body
         span_id = random.getrandbits(64)
-        headers = "".join([f"{name}: {value}\r\n" for name, value in event_headers(delivery, span_id)])
-        return f"{self._head}{headers}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body
+        lines = event_lines(delivery, span_id)
+        return f"{self._head}{lines}Content-Length: {len(body)}\r\n\r\n".encode("ascii") + body
 
     def _describe(self, error: Exception) -> str:
         """Return a sentence for operators, without the URL, which may carry a secret."""

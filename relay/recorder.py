@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -73,10 +74,9 @@ class Recorder:
                 continue
             is_away = False
             del self._attempts[: len(attempts)]
+            self._count([attempt for attempt, held in recorded if held])
             for attempt, held in recorded:
-                if held:
-                    self._count(attempt)
-                else:
+                if not held:
                     _log.warning("delivery.claim_lost", extra={"fields": _fields(attempt)})
             yield recorded
 
@@ -100,22 +100,29 @@ class Recorder:
             _log.critical("attempt.refused", extra={"fields": _fields(attempts[0])}, exc_info=error)
             return [False]  # it stays claimed until its lease ends, and is tried again
 
-    def _count(self, attempt: Attempt) -> None:
-        state = attempt.transition.state
-        self._metrics.attempts[state].inc()
-        self._metrics.attempt_duration.observe(attempt.outcome.duration_seconds)
-        match state:
-            case DeliveryState.DELIVERED:
-                self._metrics.deliveries[state].inc()
-                ended_at = attempt.started_at + attempt.outcome.duration_seconds
+    def _count(self, attempts: Sequence[Attempt]) -> None:
+        for state, number in Counter(attempt.transition.state for attempt in attempts).items():
+            self._metrics.attempts[state].inc(number)
+            if state in self._metrics.deliveries:
+                self._metrics.deliveries[state].inc(number)
+        for attempt in attempts:
+            took_seconds = attempt.outcome.duration_seconds
+            self._metrics.attempt_duration.observe(took_seconds)
+            if attempt.transition.state is DeliveryState.DELIVERED:
+                ended_at = attempt.started_at + took_seconds
                 self._metrics.delay.observe(max(0.0, ended_at - attempt.delivery.accepted_at))
-                if _log.isEnabledFor(logging.DEBUG):
-                    _log.debug("delivery.delivered", extra={"fields": _fields(attempt)})
-            case DeliveryState.DEAD:
-                self._metrics.deliveries[state].inc()
-                _log.error("delivery.dead", extra={"fields": _fields(attempt)})
-            case _:
-                _log.warning("delivery.retried", extra={"fields": _fields(attempt)})
+            _tell(attempt)
+
+
+def _tell(attempt: Attempt) -> None:
+    match attempt.transition.state:
+        case DeliveryState.DELIVERED:
+            if _log.isEnabledFor(logging.DEBUG):
+                _log.debug("delivery.delivered", extra={"fields": _fields(attempt)})
+        case DeliveryState.DEAD:
+            _log.error("delivery.dead", extra={"fields": _fields(attempt)})
+        case _:
+            _log.warning("delivery.retried", extra={"fields": _fields(attempt)})
 
 
 def _fields(attempt: Attempt) -> dict[str, Any]:

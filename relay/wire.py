@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import email.utils
 import string
-from collections.abc import Iterator
 from datetime import UTC
 from urllib.parse import quote
 
@@ -32,8 +31,8 @@ def header_text(value: str) -> str:
     return "%20" * leading + encoded + "%20" * (len(value) - leading - len(core))
 
 
-def event_headers(delivery: Delivery, span_id: int) -> Iterator[tuple[str, str]]:
-    """Yield the headers that tell a receiver which event, delivery and attempt this is.
+def event_lines(delivery: Delivery, span_id: int) -> str:
+    """Return the header lines that tell a receiver which event, delivery and attempt this is.
 
     Args:
         delivery: about to be tried.
@@ -41,16 +40,20 @@ def event_headers(delivery: Delivery, span_id: int) -> Iterator[tuple[str, str]]
     """
     event = delivery.event
     event_id = header_text(event.event_id)
-    yield "Content-Type", event.content_type
-    yield "Idempotency-Key", event_id
-    yield "X-ITscope-Event-Id", event_id
+    lines = (
+        f"Content-Type: {event.content_type}\r\n"
+        f"Idempotency-Key: {event_id}\r\n"
+        f"X-ITscope-Event-Id: {event_id}\r\n"
+    )
     if event.event_type is not None:
-        yield "X-ITscope-Event-Type", header_text(event.event_type)
+        lines += f"X-ITscope-Event-Type: {header_text(event.event_type)}\r\n"
     if event.transaction_status is not None:
-        yield "X-ITscope-Transaction-Status", header_text(event.transaction_status)
-    yield "X-Relay-Delivery-Id", str(delivery.id)
-    yield "X-Relay-Attempt", str(delivery.attempts + 1)
-    yield "traceparent", f"00-{event.trace_id}-{span_id or 1:016x}-01"
+        lines += f"X-ITscope-Transaction-Status: {header_text(event.transaction_status)}\r\n"
+    return (
+        f"{lines}X-Relay-Delivery-Id: {delivery.id}\r\n"
+        f"X-Relay-Attempt: {delivery.attempts + 1}\r\n"
+        f"traceparent: 00-{event.trace_id}-{span_id or 1:016x}-01\r\n"
+    )
 
 
 def parse_retry_after(value: str, now: float) -> float | None:
