@@ -65,6 +65,7 @@ class _Connection(asyncio.Protocol):
         self._done: asyncio.Future[Answer] | None = None  # of the request under way
         self._deadline = 0.0
         self._watch: asyncio.TimerHandle | None = None
+        self._rest: asyncio.TimerHandle | None = None
         self._parser: HttpResponseParser | None = None
         self._status = 0  # of the answer that is coming; 0: not known yet
         self._retry_after: bytes | None = None
@@ -84,7 +85,7 @@ class _Connection(asyncio.Protocol):
             ClosedError: the connection ended before a status.
             NotHttpError: what came is no answer.
         """
-        self._done = self._loop.create_future()
+        done = self._done = self._loop.create_future()
         self._reusable = False  # until the whole answer was read
         self._status, self._retry_after, self._body, self._received = 0, None, b"", 0
         self._parser = HttpResponseParser(self)  # which has seen nothing that came unasked
@@ -95,10 +96,10 @@ class _Connection(asyncio.Protocol):
         if self._watch is None:
             self._watch = self._loop.call_at(deadline, self._watch_time)
         if self._transport is None:
-            self._done.set_exception(ClosedError())
+            self._end(ClosedError())
         else:
             self._transport.write(request)
-        return self._done
+        return done
 
     def _watch_time(self) -> None:
         """End a request whose time is up.
@@ -107,7 +108,7 @@ class _Connection(asyncio.Protocol):
         only if one is under way when it rings. Each deadline is later than the one before.
         """
         self._watch = None
-        if self._done is None or self._done.done() or self._status:
+        if self._done is None or self._status:
             return
         if self._loop.time() < self._deadline:
             self._watch = self._loop.call_at(self._deadline, self._watch_time)
@@ -118,9 +119,10 @@ class _Connection(asyncio.Protocol):
         """Close at once."""
         self._reusable = False
         self._parser = None  # which knows this connection
-        if self._watch is not None:
-            self._watch.cancel()
-            self._watch = None
+        for timer in (self._watch, self._rest):
+            if timer is not None:
+                timer.cancel()
+        self._watch = self._rest = None
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -128,16 +130,21 @@ class _Connection(asyncio.Protocol):
     def _end(self, error: OSError) -> None:
         """Close; whoever waits gets the answer, if there is a status, and else the error."""
         self.close()
-        if self._done is None or self._done.done():
-            return
         if self._status:
-            self._done.set_result(self._answer())
-        else:
-            self._done.set_exception(error)
+            self._tell()
+        elif (done := self._taken()) is not None:
+            done.set_exception(error)
 
-    def _answer(self) -> Answer:
-        retry_after = None if self._retry_after is None else self._retry_after.decode("latin-1")
-        return Answer(self._status, retry_after, self._body[:KEPT_ANSWER_BYTES])
+    def _tell(self) -> None:
+        """Give whoever waits the answer."""
+        if (done := self._taken()) is not None:
+            retry_after = None if self._retry_after is None else self._retry_after.decode("latin-1")
+            done.set_result(Answer(self._status, retry_after, self._body))
+
+    def _taken(self) -> asyncio.Future[Answer] | None:
+        """Return the future of whoever waits, and forget it: what it raises knows this connection."""
+        done, self._done = self._done, None
+        return done if done is not None and not done.done() else None
 
     # ---- asyncio's
 
@@ -145,7 +152,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
 
     def data_received(self, data: bytes) -> None:
-        if self._parser is None or self._done is None or self._done.done():
+        if self._parser is None or self._done is None:
             self._end(NotHttpError("nothing was asked"))
             return
         status, room = self._status, MAX_ANSWER_BYTES - self._received
@@ -157,42 +164,42 @@ class _Connection(asyncio.Protocol):
             return
         if self._received > MAX_ANSWER_BYTES:
             self._end(NotHttpError("it is too long"))
-        elif self._status and not status and not self._done.done():
-            self._loop.call_later(REST_SECONDS, self._end_rest, self._done)
+        elif self._status and not status and self._done is not None:
+            self._rest = self._loop.call_later(REST_SECONDS, self._end, ClosedError())
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 (asyncio's)
         self._end(ClosedError())
 
-    def _end_rest(self, done: asyncio.Future[Answer]) -> None:
-        """Do without the rest of an answer."""
-        if not done.done():
-            self._end(ClosedError())
-
     # ---- the parser's
 
     def on_message_begin(self) -> None:
-        if self._done is None or self._done.done():
+        if self._done is None:
             raise NotHttpError("nothing was asked")
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if len(name) == 11 and name.lower() == b"retry-after":
+        if len(name) == 11 and name.lower() == b"retry-after" and not (self._status or self._retry_after):
             self._retry_after = value
 
     def on_headers_complete(self) -> None:
-        if self._parser is None:
-            return
-        status = self._parser.get_status_code()
-        if status >= 200 or status == 101:  # others are interim: the answer is still to come
+        status = cast("HttpResponseParser", self._parser).get_status_code()  # it is calling
+        if status < 100:
+            raise NotHttpError("it has no status")
+        if status >= 200 or status == 101:
             self._status = status
+        else:  # interim: the answer is still to come
+            self._retry_after = None
 
     def on_body(self, body: bytes) -> None:
-        if len(self._body) < KEPT_ANSWER_BYTES:
-            self._body += body
+        self._body += body[: KEPT_ANSWER_BYTES - len(self._body)]
 
     def on_message_complete(self) -> None:
-        if self._status and self._parser is not None and self._done is not None:
-            self._reusable = self._parser.should_keep_alive()
-            self._done.set_result(self._answer())
+        if not self._status:
+            return
+        self._reusable = cast("HttpResponseParser", self._parser).should_keep_alive()
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        self._tell()
 
 
 class Connections:
@@ -227,10 +234,7 @@ class Connections:
                 connection = await self._connect()
         try:
             return await connection.ask(request, deadline)
-        except BaseException:  # cancelled, too: nobody knows what is still to come over it
-            connection.close()
-            raise
-        finally:
+        finally:  # cancelled, too, and then it isn't usable: nobody knows what is still to come over it
             self._keep(connection)
 
     def close(self) -> None:

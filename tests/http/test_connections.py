@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import threading
 from collections import deque
@@ -22,6 +23,7 @@ from relay.connections import (
     Connections,
     NotHttpError,
     UnreachableError,
+    _Connection,
 )
 from relay.delivery import _head
 from tests.http.world import DEADLINE_SECONDS, until
@@ -255,6 +257,35 @@ async def test_rest_of_an_answer_is_not_waited_for_without_end(
     assert server.requests == [0, 1]
 
 
+async def test_rest_of_an_answer_may_take_longer_than_the_request(server: Server) -> None:
+    connections = Connections(URL(f"http://127.0.0.1:{await server.start()}/"), 0.1)
+    server.script.append([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe"])
+    asked = asyncio.ensure_future(ask(connections))
+    await until(lambda: server.requests)
+    await asyncio.sleep(0.2)
+    server.writers[0].write(b"llo")
+    assert await asked == Answer(200, None, b"hello")
+    connections.close()
+    await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "answer", [[None], [b"nonsense\r\n\r\n"], [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhe", None]]
+)
+async def test_connection_that_ended_is_forgotten_at_once(
+    connections: Connections, server: Server, answer: list[bytes | None]
+) -> None:
+    server.script.append(answer)
+    gc.collect()
+    gc.disable()  # which would find it some time, with its request
+    try:
+        with suppress(OSError):
+            await ask(connections)
+        await until(lambda: not any(type(one) is _Connection for one in gc.get_objects()))
+    finally:
+        gc.enable()
+
+
 async def test_connection_outlives_the_time_for_the_rest_of_an_answer_that_came(
     connections: Connections, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,6 +306,7 @@ async def test_connection_outlives_the_time_for_the_rest_of_an_answer_that_came(
         ([b"HTTP/1.1 103 Early Hints\r\n\r\n", None], ClosedError),
         ([b"SSH-2.0-OpenSSH_9.2\r\n\r\n"], NotHttpError),
         ([b"HTTP/1.1 abc OK\r\n\r\n"], NotHttpError),
+        ([b"HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n"], NotHttpError),
         ([b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n"], NotHttpError),
         ([b"HTTP/1.1 200 OK\r\nA: %s\r\n\r\n" % (b"a" * 100_000)], NotHttpError),
         ([b"HTTP/1.1 200 OK\r\n", *[b"A: %s\r\n" % (b"a" * 1000)] * 200, b"\r\n"], NotHttpError),
@@ -296,6 +328,25 @@ async def test_retry_after_is_passed_on(connections: Connections, server: Server
     server.script.append([b"HTTP/1.1 503 No\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n"])
     assert await ask(connections) == Answer(503, "7", b"")
     assert await ask(connections) == Answer(200, None, b"")
+
+
+@pytest.mark.parametrize(
+    ("answer", "retry_after"),
+    [
+        (b"HTTP/1.1 103 No\r\nRetry-After: 7\r\n\r\nHTTP/1.1 503 No\r\nContent-Length: 0\r\n\r\n", None),
+        (b"HTTP/1.1 503 No\r\nRetry-After: 1\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n", "1"),
+        (
+            b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nRetry-After: 7\r\n\r\n",
+            None,
+        ),
+    ],
+    ids=["interim", "twice", "trailer"],
+)
+async def test_retry_after_is_the_first_of_the_answers_own_head(
+    connections: Connections, server: Server, answer: bytes, retry_after: str | None
+) -> None:
+    server.script.append([answer])
+    assert await ask(connections) == Answer(503, retry_after, b"")
 
 
 # ---- the head
@@ -357,7 +408,8 @@ async def test_beginning_of_an_answers_body_is_kept(
 ) -> None:
     server.script.append(parts)
     assert await ask(connections) == Answer(422, None, kept)
-    assert (await ask(connections)).status == 200
+    server.script.append([b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nyes"])
+    assert await ask(connections) == Answer(200, None, b"yes")
 
 
 # ---- looking a host up
