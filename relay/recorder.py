@@ -76,7 +76,9 @@ class Recorder:
             del self._attempts[: len(attempts)]
             self._count([attempt for attempt, held in recorded if held])
             for attempt, held in recorded:
-                if not held:
+                if held:
+                    _tell(attempt)
+                else:
                     _log.warning("delivery.claim_lost", extra={"fields": _fields(attempt)})
             yield recorded
 
@@ -111,7 +113,6 @@ class Recorder:
             if attempt.transition.state is DeliveryState.DELIVERED:
                 ended_at = attempt.started_at + took_seconds
                 self._metrics.delay.observe(max(0.0, ended_at - attempt.delivery.accepted_at))
-            _tell(attempt)
 
 
 def _tell(attempt: Attempt) -> None:

@@ -32,7 +32,7 @@ def header_text(value: str) -> str:
 
 
 def event_lines(delivery: Delivery, span_id: int) -> str:
-    """Return the header lines that tell a receiver which event, delivery and attempt this is.
+    """Return the lines that tell a receiver which event, delivery and attempt this is, each with its end.
 
     Args:
         delivery: about to be tried.
