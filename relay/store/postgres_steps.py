@@ -11,7 +11,7 @@ import itertools
 import json
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from relay.errors import StoreError
@@ -230,7 +230,7 @@ class Steps:
         until = now + LEASE_SECONDS
         cursor = await connection.execute(_RENEW, {"claims": _claims(deliveries), "until": until})
         held = set(await cursor.fetchall())
-        return [replace(delivery, lease_until=until) for delivery in deliveries if delivery.claim in held]
+        return [delivery._replace(lease_until=until) for delivery in deliveries if delivery.claim in held]
 
     async def expire(self, connection: Connection, now: float) -> int:
         """Make deliveries pending whose lease ran out, and return how many."""
@@ -270,7 +270,7 @@ def _offer_json(place: int, offer: tuple[Event, References, Mapping[str, Owed]])
         "transaction_status": event.transaction_status,
         "trace_id": event.trace_id,
         "unrouted": not owed,
-        **asdict(references),
+        **references._asdict(),
     }
 
 

@@ -13,7 +13,6 @@ import logging
 import math
 import secrets
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -295,7 +294,7 @@ class Steps:
         for deliveries, now in batches:
             until = now + LEASE_SECONDS
             held = self._held(deliveries)
-            kept = [replace(one, lease_until=until) for one in deliveries if one.claim in held]
+            kept = [one._replace(lease_until=until) for one in deliveries if one.claim in held]
             self._connection.execute(
                 "UPDATE deliveries SET lease_until = ? WHERE id IN (SELECT value FROM json_each(?))",
                 (until, json.dumps([delivery.id for delivery in kept])),

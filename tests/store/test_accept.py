@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -62,7 +61,7 @@ async def test_instants_keep_their_fractions(store: Store) -> None:
 
 @pytest.mark.parametrize("text", [None, "", "ä \x7f\t"])
 async def test_absent_and_empty_fields_stay_what_they_are(store: Store, text: str | None) -> None:
-    given = replace(event(), event_type=text, transaction_status=text)
+    given = event()._replace(event_type=text, transaction_status=text)
     await offer(store, given, {"erp": False})
     (delivery,) = await claim_all(store)
     assert delivery.event == given

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -135,8 +134,8 @@ async def test_attempts_are_kept_in_full(open_store: Opened) -> None:
     store = await open_store()
     await accept(store, "e1")
     failed = attempt(await claim_one(store), PENDING, at=START + 1)
-    refused = replace(failed.outcome, status=None, error="can't connect")
-    await store.record([replace(failed, outcome=refused)])
+    refused = failed.outcome._replace(status=None, error="can't connect")
+    await store.record([failed._replace(outcome=refused)])
     await store.record([attempt(await claim_one(store), DELIVERED, at=START + 2)])
     rows = open_store.read(
         "SELECT number, started_at, status, error, next_state FROM attempts ORDER BY number"
@@ -195,7 +194,7 @@ async def test_both_results_of_one_claim_at_once_count_as_one(store: Store) -> N
 async def test_of_results_together_the_held_claims_count(store: Store) -> None:
     await accept(store, "e1", "e2", "e3")
     deliveries = await claim_all(store)
-    stale = replace(deliveries[1], token=deliveries[1].token + 1)
+    stale = deliveries[1]._replace(token=deliveries[1].token + 1)
     attempts = [attempt(delivery, DELIVERED) for delivery in (deliveries[0], stale, deliveries[2])]
     assert await store.record(attempts) == [True, False, True]
     assert await backlog(store) == owed(in_flight=1, oldest=START + 1)
@@ -261,7 +260,7 @@ async def test_expired_lease_of_a_claim_on_acceptance_is_claimed_again(store: St
 async def test_renewed_lease_does_not_expire(store: Store) -> None:
     await accept(store, "e1", "e2")
     renewed, _forgotten = await claim_all(store)
-    assert await store.renew([renewed], FAR) == [replace(renewed, lease_until=FAR + LEASE_SECONDS)]
+    assert await store.renew([renewed], FAR) == [renewed._replace(lease_until=FAR + LEASE_SECONDS)]
     assert await store.expire(FAR) == 1
     assert ids(await claim_all(store, now=FAR)) == ["e2"]
     assert await store.record([attempt(renewed, DELIVERED)]) == [True]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -40,7 +39,7 @@ async def test_source_that_only_much_older_events_have_is_left_out(store: Store)
 
 async def test_unrouted_events_are_counted_by_type_and_status(store: Store) -> None:
     for number, (type_, status) in enumerate([("A", "x"), ("A", None), ("A", "x"), (None, None)]):
-        given = replace(event(f"e{number}", at=START + number), event_type=type_, transaction_status=status)
+        given = event(f"e{number}", at=START + number)._replace(event_type=type_, transaction_status=status)
         await offer(store, given, {})
     await accept(store, "routed")
     assert await store.count_unrouted() == Counts(

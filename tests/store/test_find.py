@@ -153,8 +153,8 @@ async def test_attempts_are_told_by_delivery_in_order(store: Store) -> None:
     for number, answer in enumerate((b"", b"no \xff")):
         for delivery in await claim_all(store):
             made = attempt(delivery, PENDING, at=START + number)
-            outcome = replace(made.outcome, answer=answer, error="timeout")
-            await store.record([replace(made, outcome=outcome)])
+            outcome = made.outcome._replace(answer=answer, error="timeout")
+            await store.record([made._replace(outcome=outcome)])
     (erp, crm) = (await store.find_deliveries(Filter(any_id="e1"), OLDEST)).items
     attempts = await store.read_attempts(await number_of(store, "e1"))
     assert crm.id not in attempts
@@ -173,7 +173,7 @@ async def varied(store: Store) -> None:
         [("ORDER", None, "itscope"), ("ORDER", "OK", "sandbox"), (None, "OK", "itscope")]
     ):
         given = event(f"e{number}", at=START + number, source=source)
-        given = replace(given, event_type=event_type, transaction_status=status)
+        given = given._replace(event_type=event_type, transaction_status=status)
         references = References(f"o{number}", f"i{number}", f"d{number}", "same")
         await store.accept(given, references, {"erp": Owed(claim=False)} if number else {})
 
@@ -456,8 +456,8 @@ async def test_search_for_what_is_not_there_goes_on_over_bounded_pages(store: St
 @both_ways
 async def test_what_is_scattered_among_many_is_found_once(store: Store, page: Page) -> None:
     scattered = [f"e{number}" for number in range(MANY) if number % 250 in {0, 249}]
-    given = [replace(event(f"e{n}", at=START + n), event_type=None) for n in range(MANY)]
-    given = [replace(one, event_type="RARE") if one.event_id in scattered else one for one in given]
+    given = [event(f"e{n}", at=START + n)._replace(event_type=None) for n in range(MANY)]
+    given = [one._replace(event_type="RARE") if one.event_id in scattered else one for one in given]
     await asyncio.gather(*(offer(store, one, dict.fromkeys(("erp", "crm"), False)) for one in given))
     ordered = scattered[::-1] if page.newest_first else scattered
     assert await events(store, Filter(event_type="RARE"), page) == ordered
@@ -504,7 +504,7 @@ async def test_quarantined_request_is_told_as_it_came(store: Store) -> None:
 async def test_quarantine_is_told_page_by_page(store: Store, page: Page) -> None:
     for number in range(5):
         request = rejected(bytes([number]), reason=f"r{number}")
-        await store.quarantine(replace(request, source="a" if number % 2 else "b"))
+        await store.quarantine(request._replace(source="a" if number % 2 else "b"))
     for source, expected in ((None, [0, 1, 2, 3, 4]), ("a", [1, 3]), ("nobody", [])):
         find: Callable[[Page], Awaitable[Found[QuarantineRecord]]] = partial(store.find_quarantined, source)
         every = on_all_pages(find, replace(page, limit=2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 import pytest
 
@@ -24,7 +23,7 @@ async def accept(
 
 def ended(delivery: Delivery, state: DeliveryState, *, keeps_place: bool) -> Attempt:
     made = attempt(delivery, state, due_at=START)
-    return replace(made, transition=replace(made.transition, keeps_place=keeps_place))
+    return made._replace(transition=made.transition._replace(keeps_place=keeps_place))
 
 
 async def test_only_the_first_of_a_key_is_claimed(store: Store) -> None:

@@ -84,7 +84,7 @@ async def ordered(store: Store, *event_ids: str) -> None:
     for event_id in event_ids:
         await store.accept(event(event_id), References(), {"erp": Owed(claim=False, order_key="k")})
     died = attempt(await claim_one(store), DEAD)
-    await store.record([replace(died, transition=replace(died.transition, keeps_place=True))])
+    await store.record([died._replace(transition=died.transition._replace(keeps_place=True))])
     assert await claim_all(store) == []
 
 
@@ -213,7 +213,7 @@ async def test_repeat_of_an_older_delivery_discards_the_dead_one_before_it(store
     replay = Replay(first.event, "erp", NOW, "k", of=first.id)
     await store.replay(BY_HAND, [replay])
     died = attempt(await claim_one(store), DEAD)
-    await store.record([replace(died, transition=replace(died.transition, keeps_place=True))])
+    await store.record([died._replace(transition=died.transition._replace(keeps_place=True))])
     await store.replay(BY_HAND, [replay])
     assert [one.state for one in await made(store)] == [DELIVERED, DISCARDED, PENDING]
     assert await go_through(store) == ["e1"]
@@ -226,7 +226,7 @@ async def test_replay_tells_that_it_left_the_order_of_the_dead_one(
     first = await bring(store, DELIVERED)
     await store.replay(BY_HAND, [Replay(first.event, "erp", NOW, "k", of=first.id)])
     died = attempt(await claim_one(store), DEAD)
-    await store.record([replace(died, transition=replace(died.transition, keeps_place=True))])
+    await store.record([died._replace(transition=died.transition._replace(keeps_place=True))])
     changed = await store.replay(BY_HAND, [Replay(first.event, "erp", NOW, key, of=first.id)])
     assert (changed.done, changed.left_order) == ((True,), left)
 
