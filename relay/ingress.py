@@ -25,7 +25,7 @@ from relay.errors import BadPayloadError, StoreError, TooManyLoginsError
 from relay.listener import JSON
 from relay.metrics import NO_SOURCE, Metrics, event_type_label
 from relay.model import Acceptance, Delivery, Event, Owed, Quarantined, References
-from relay.routing import Route, Router, destinations_of
+from relay.routing import Route, Router
 from relay.store import Store
 from relay.wire import header_text
 
@@ -165,11 +165,9 @@ class Ingress:
             trace_id=_trace_id(request),
             body=body,
         )
-        routes = config.router.matching(source, payload)
-        keys = {
-            destination: payloads.order_key(payload, config.order_by.get(destination))
-            for destination in destinations_of(routes)
-        }
+        routes, destinations = config.router.matching(source, payload)
+        order_by = config.order_by
+        keys = {name: payloads.order_key(payload, order_by.get(name)) for name in destinations}
         return await self._store_event(event, payloads.references(payload), keys, routes)
 
     async def _admit(self, request: web.BaseRequest, config: IngressConfig, source: str) -> None:

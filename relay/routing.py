@@ -11,7 +11,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
 
@@ -19,6 +20,8 @@ from relay.payload import scalar_text
 
 SOURCE_FIELD = "source"
 _WILDCARDS = re.compile(r"[*?]")
+_REMEMBERED = 512  # kinds of events
+_REMEMBERED_CHARACTERS = 512  # of each
 _Key = str | tuple[str, str]
 
 
@@ -145,32 +148,47 @@ class _Rule:
     except_: tuple[_Condition, ...]
 
 
+class Matching(NamedTuple):
+    """The routes that match an event, in order, and where it goes by them: each destination once."""
+
+    routes: tuple[Route, ...]
+    destinations: tuple[str, ...]
+
+
 class Router:
-    """All routes of one configuration, ready to be matched. Immutable."""
+    """All routes of one configuration, ready to be matched. Immutable, but for what it remembers."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._rules = [_Rule(route, _conditions(route.match), _conditions(route.except_)) for route in routes]
-        self._fields = frozenset(
-            condition.field for rule in self._rules for condition in (*rule.match, *rule.except_)
-        )
+        asked = (condition.field for rule in self._rules for condition in (*rule.match, *rule.except_))
+        self._fields = tuple({field: None for field in asked if field != SOURCE_FIELD})
         self._index = _Index(self._rules)
+        self._remembered = lru_cache(_REMEMBERED)(self._matching)
 
-    def matching(self, source: str, payload: Mapping[str, Any]) -> list[Route]:
-        """Return the routes that match an event, in order."""
-        given = self._given(source, payload)
-        return [
-            route
-            for route, finding, _ in _walk(self._index.candidates(given), given)
-            if finding is Finding.MATCHED
-        ]
+    def matching(self, source: str, payload: Mapping[str, Any]) -> Matching:
+        """Return the routes that match an event, and its destinations.
+
+        Most events are alike in what routes ask for: what was found for the last few hundred kinds is
+        remembered.
+        """
+        texts = self._texts(payload)
+        if sum([len(text) for text in texts if text]) > _REMEMBERED_CHARACTERS:
+            return self._matching(source, texts)
+        return self._remembered(source, texts)
 
     def destinations(self, source: str, payload: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the destinations of an event, as `destinations_of` does."""
-        return destinations_of(self.matching(source, payload))
+        """Return the destinations of an event."""
+        return self.matching(source, payload).destinations
+
+    def _matching(self, source: str, texts: tuple[str | None, ...]) -> Matching:
+        given = self._given(source, texts)
+        walk = _walk(self._index.candidates(given), given)
+        routes = tuple(route for route, finding, _ in walk if finding is Finding.MATCHED)
+        return Matching(routes, tuple(dict.fromkeys(name for route in routes for name in route.to)))
 
     def explain(self, source: str, payload: Mapping[str, Any]) -> list[Explanation]:
         """Return, for every route in order, whether it matched and why."""
-        given = self._given(source, payload)
+        given = self._given(source, self._texts(payload))
         findings = [
             Explanation(route, finding, None if failed is None else failed.told(given))
             for route, finding, failed in _walk(self._rules, given)
@@ -179,16 +197,15 @@ class Router:
         stopped_by = findings[-1].route.name if findings else ""
         return findings + [Explanation(route, Finding.NOT_REACHED, stopped_by=stopped_by) for route in rest]
 
-    def _given(self, source: str, payload: Mapping[str, Any]) -> dict[str, str]:
-        """Return the texts of those fields of an event that any route asks for."""
-        texts = {name: text for name in self._fields if (text := scalar_text(payload.get(name))) is not None}
-        texts[SOURCE_FIELD] = source
-        return texts
+    def _texts(self, payload: Mapping[str, Any]) -> tuple[str | None, ...]:
+        """Return those fields of an event that any route asks for."""
+        return tuple([scalar_text(payload.get(name)) for name in self._fields])
 
-
-def destinations_of(matching: Iterable[Route]) -> tuple[str, ...]:
-    """Return where an event goes that some routes match: each once, in the order in which they name it."""
-    return tuple(dict.fromkeys(name for route in matching for name in route.to))
+    def _given(self, source: str, texts: Iterable[str | None]) -> dict[str, str]:
+        """Return those fields that are there, by name."""
+        given = {name: text for name, text in zip(self._fields, texts, strict=True) if text is not None}
+        given[SOURCE_FIELD] = source
+        return given
 
 
 class _Index:

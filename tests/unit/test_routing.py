@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from relay.routing import Finding, Route, Router, destinations_of
+from relay.routing import Finding, Route, Router
 
 ROUTES: TypeAdapter[tuple[Route, ...]] = TypeAdapter(tuple[Route, ...])
 ORDER = {"eventType": "ORDER", "transactionStatus": "SENT", "orderId": "123-SAMPLE-456"}
@@ -216,9 +217,8 @@ def test_routes_that_match_are_told_in_order_up_to_one_that_stops() -> None:
         {"name": "late", "to": ["d"]},
     )
     matching = routes.matching("itscope", ORDER)
-    assert [route.name for route in matching] == ["all", "orders"]
-    assert destinations_of(matching) == routes.destinations("itscope", ORDER) == ("a", "c")
-    assert destinations_of([]) == ()
+    assert [route.name for route in matching.routes] == ["all", "orders"]
+    assert matching.destinations == routes.destinations("itscope", ORDER) == ("a", "c")
 
 
 def test_event_that_no_route_wants_has_no_destination() -> None:
@@ -348,6 +348,25 @@ def test_of_many_routes_those_are_looked_at_whose_rarest_field_may_hold() -> Non
         routes.append({"match": {"orderId": [f"x{number}", f"{number}*"], "eventType": "O*"}, "to": ["erp"]})
     looked_at = router(*routes)._index.candidates({"eventType": "ORDER", "orderId": "77-x"})
     assert [rule.route.match["orderId"] for rule in looked_at] == [("x7", "7*"), ("77-?",), ("x77", "77*")]
+
+
+@given(st.lists(ROUTE, max_size=5), st.lists(PAYLOADS, min_size=2, max_size=5))
+def test_what_is_remembered_of_an_event_is_right_for_the_next(
+    routes: list[Mapping[str, Any]], payloads: list[Mapping[str, Any]]
+) -> None:
+    ready = router(*routes)
+    for source, payload in itertools.product(("xx", "yy"), [*payloads, *payloads]):
+        assert ready.matching(source, payload) == router(*routes).matching(source, payload)
+
+
+def test_what_is_remembered_is_bounded_in_number_and_length() -> None:
+    ready = router({"to": ["erp"], "match": {"orderId": "*"}})
+    for number in range(2_000):
+        assert ready.destinations("itscope", {"orderId": number, "documentId": "x" * 1_000}) == ("erp",)
+    for length in (500, 1_000, 1 << 20):
+        assert ready.destinations("itscope", {"orderId": "x" * length}) == ("erp",)
+    remembered = ready._remembered.cache_info()
+    assert (remembered.maxsize, remembered.currsize, remembered.misses) == (512, 512, 2_001)
 
 
 @given(st.lists(ROUTE, max_size=5), PAYLOADS)
