@@ -80,10 +80,11 @@ class Claims:
 
     def notice(self, *, fresh: bool | None) -> None:
         """Learn that the store has first attempts for this lane, or others; None: perhaps of both kinds."""
-        news = [each for each in self._intakes if fresh in {None, each.fresh} and not each.backlogged]
-        for intake in news:
-            intake.backlogged = True
-        if news:  # or else it is known already
+        is_news = False
+        for intake in self._intakes:
+            if not intake.backlogged and (fresh is None or fresh is intake.fresh):
+                intake.backlogged = is_news = True
+        if is_news:  # or else it is known already
             self.look()
 
     def look(self) -> None:

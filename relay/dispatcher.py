@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from relay.config import Destination
 from relay.connections import REST_SECONDS
@@ -35,21 +35,21 @@ JUMP_SECONDS = 5.0  # less than that is a clock being put right
 class Reservation:
     """Room kept in lanes for the deliveries of one event, until it is known whether it was stored."""
 
-    def __init__(self, lanes: Mapping[str, Lane | None], size: int) -> None:
+    def __init__(self, lanes: dict[str, Lane], size: int) -> None:
         self._lanes = lanes
         self._size = size
 
     @property
-    def claims(self) -> dict[str, bool]:
-        """For each destination, whether its delivery is to be claimed for its lane at once."""
-        return {destination: lane is not None for destination, lane in self._lanes.items()}
+    def claims(self) -> Collection[str]:
+        """The destinations whose delivery is to be claimed for its lane at once."""
+        return self._lanes
 
-    def settle(self, claimed: Sequence[Delivery] | None) -> None:
-        """Start the deliveries that were stored and claimed; None: nothing was stored."""
-        stored = {delivery.destination: delivery for delivery in claimed or ()}
-        for destination, lane in self._lanes.items():
-            if lane is not None:
-                lane.settle(self._size, stored.get(destination))
+    def settle(self, claimed: Iterable[Delivery]) -> None:
+        """Start the deliveries that were stored and claimed, and give back what room is left."""
+        for delivery in claimed:
+            self._lanes.pop(delivery.destination).settle(self._size, delivery)
+        for lane in self._lanes.values():
+            lane.settle(self._size, None)
 
 
 class Dispatcher:
@@ -78,12 +78,13 @@ class Dispatcher:
         self._lapsing = asyncio.Event()
         self._shared = Shared(store, metrics, now, self.crashed, self._lapsing)
 
-    def reserve(self, destinations: Sequence[str], size: int) -> Reservation:
+    def reserve(self, destinations: Iterable[str], size: int) -> Reservation:
         """Keep room for an event's deliveries in those lanes that have some."""
-        lanes: dict[str, Lane | None] = {}
+        lanes: dict[str, Lane] = {}
         for destination in destinations:
             lane = self._lanes.get(destination)
-            lanes[destination] = lane if lane is not None and lane.reserve(size) else None
+            if lane is not None and lane.reserve(size):
+                lanes[destination] = lane
         return Reservation(lanes, size)
 
     def notice(self, destinations: Iterable[str], *, fresh: bool | None = None) -> None:

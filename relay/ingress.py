@@ -11,7 +11,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
@@ -41,19 +41,19 @@ class Reservation(Protocol):
     """Room kept for the deliveries of one event, until it is known whether it was stored."""
 
     @property
-    def claims(self) -> dict[str, bool]:
-        """For each destination, whether its delivery is to be claimed at once."""
+    def claims(self) -> Collection[str]:
+        """The destinations whose delivery is to be claimed at once."""
         ...
 
-    def settle(self, claimed: Sequence[Delivery] | None) -> None:
-        """Start what was stored and claimed; None gives the room back, as nothing was stored."""
+    def settle(self, claimed: Iterable[Delivery]) -> None:
+        """Start what was stored and claimed, and give back what room is left."""
         ...
 
 
 class Lanes(Protocol):
     """What the ingress needs of the dispatcher."""
 
-    def reserve(self, destinations: Sequence[str], size: int) -> Reservation:
+    def reserve(self, destinations: Iterable[str], size: int) -> Reservation:
         """Keep room for an event's deliveries where there is some."""
         ...
 
@@ -149,7 +149,10 @@ class Ingress:
         content_type = header_text(request.headers.get(hdrs.CONTENT_TYPE, JSON))
         now = self._now()
         try:
-            payload = await _parse(body)
+            if len(body) < _PARSED_ASIDE_FROM_BYTES:
+                payload = payloads.parse(body)
+            else:  # beside the event loop, so that nobody waits for it
+                payload = await asyncio.to_thread(payloads.parse, body)
         except BadPayloadError as error:
             await self._quarantine(
                 Quarantined(source, now, error.reason, str(error), content_type, body), event_type=None
@@ -207,15 +210,16 @@ class Ingress:
             order_keys: by destination.
             routes: that match the event.
         """
-        room = self._lanes.reserve(tuple(order_keys), len(event.body))
+        room = self._lanes.reserve(order_keys, len(event.body))
+        claims = room.claims
         owed = {
-            name: _UNORDERED[claim] if (key := order_keys[name]) is None else Owed(claim, key)
-            for name, claim in room.claims.items()
+            name: _UNORDERED[name in claims] if key is None else Owed(name in claims, key)
+            for name, key in order_keys.items()
         }
-        claimed: Sequence[Delivery] | None = None
+        claimed: Sequence[Delivery] = ()
         try:
             acceptance = await self._store.accept(event, references, owed)
-            claimed = None if acceptance.duplicate else acceptance.claimed
+            claimed = acceptance.claimed
         except StoreError as error:
             _log.warning("event.not_stored", extra={"fields": {"source": event.source, "error": str(error)}})
             raise _unavailable("the relay can't store this now; try again") from error
@@ -223,21 +227,22 @@ class Ingress:
             room.settle(claimed)
         if acceptance.duplicate:
             # What came with it may have been about to wait for it, and doesn't.
-            self._lanes.notice((name for name, one in owed.items() if one.order_key is not None), fresh=True)
+            self._lanes.notice([name for name, one in owed.items() if one.order_key is not None], fresh=True)
             return await self._answer_duplicate(event, acceptance)
-        self._lanes.notice((name for name, one in owed.items() if not one.claim), fresh=True)
+        self._lanes.notice([name for name, one in owed.items() if not one.claim], fresh=True)
         for route in routes:
             self._matches(route.name).inc()
-        return self._answer_accepted(event, tuple(owed))
+        return self._answer_accepted(event, owed)
 
-    def _answer_accepted(self, event: Event, destinations: tuple[str, ...]) -> Answer:
+    def _answer_accepted(self, event: Event, destinations: Collection[str]) -> Answer:
         self._count(event.source, event.event_type, "accepted")
         self._last_event(event.source).set(event.received_at)
         if not destinations:
             self._unrouted.labels(event.source).inc()
             _log.warning("event.unrouted", extra={"fields": _fields(event)})
         elif _log.isEnabledFor(logging.DEBUG):
-            _log.debug("event.accepted", extra={"fields": {**_fields(event), "destinations": destinations}})
+            fields = {**_fields(event), "destinations": [*destinations]}
+            _log.debug("event.accepted", extra={"fields": fields})
         return Answer(
             200,
             f'{{"status": "accepted", "eventId": {json.dumps(event.event_id)},'
@@ -303,13 +308,6 @@ async def _read_slowly(content: StreamReader, config: IngressConfig) -> bytes:
         while len(body) <= config.max_body and (chunk := await content.readany()):
             body += chunk
     return bytes(body)
-
-
-async def _parse(body: bytes) -> dict[str, Any]:
-    """Return the payload; a large one is parsed beside the event loop, so that nobody waits for it."""
-    if len(body) < _PARSED_ASIDE_FROM_BYTES:
-        return payloads.parse(body)
-    return await asyncio.to_thread(payloads.parse, body)
 
 
 def _trace_id(request: web.BaseRequest) -> str:
