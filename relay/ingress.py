@@ -23,7 +23,7 @@ from relay.answer import Answer
 from relay.auth import CHALLENGE, Authenticator
 from relay.errors import BadPayloadError, StoreError, TooManyLoginsError
 from relay.listener import JSON
-from relay.metrics import NO_SOURCE, Metrics, event_type_label
+from relay.metrics import NO_SOURCE, Metrics, Tally, event_type_label
 from relay.model import Acceptance, Delivery, Event, Owed, Quarantined, References
 from relay.routing import Route, Router
 from relay.store import Store
@@ -106,6 +106,7 @@ class Ingress:
         self._store = store
         self._lanes = lanes
         self._now = now
+        self._tally = Tally(asyncio.get_running_loop())
         # Looking a child up costs more than counting. There are few: labels are of closed sets.
         self._requests = cache(metrics.requests.labels)
         self._events = cache(metrics.events.labels)
@@ -140,7 +141,7 @@ class Ingress:
                 response.force_close()
         if self.draining:
             response.force_close()
-        self._requests(source, response.status).inc()
+        self._tally.add(self._requests(source, response.status))
         return response
 
     async def _accept(self, request: web.BaseRequest, config: IngressConfig, source: str) -> Answer:
@@ -231,7 +232,7 @@ class Ingress:
             return await self._answer_duplicate(event, acceptance)
         self._lanes.notice([name for name, one in owed.items() if not one.claim], fresh=True)
         for route in routes:
-            self._matches(route.name).inc()
+            self._tally.add(self._matches(route.name))
         return self._answer_accepted(event, owed)
 
     def _answer_accepted(self, event: Event, destinations: Collection[str]) -> Answer:
@@ -281,7 +282,7 @@ class Ingress:
         )
 
     def _count(self, source: str, event_type: str | None, outcome: str) -> None:
-        self._events(source, event_type_label(event_type), outcome).inc()
+        self._tally.add(self._events(source, event_type_label(event_type), outcome))
 
 
 async def _read(request: web.BaseRequest, config: IngressConfig) -> bytes:

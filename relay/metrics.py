@@ -6,6 +6,7 @@ once and kept, and exist from the start, so that a rate over a first failure isn
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -238,6 +239,26 @@ class Metrics:
     def matches_by_route(self) -> dict[str, int]:
         """Return how many events each route matched until now."""
         return {labels["route"]: number for labels, number in _counted(self.route_matches)}
+
+
+class Tally:
+    """Counts on an event loop: what is counted in one pass of it is added to the counters at once."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._counted: dict[Counter, int] = {}
+
+    def add(self, counter: Counter) -> None:
+        """Count one, before the event loop does anything that was not ready."""
+        counted = self._counted
+        if not counted:
+            self._loop.call_soon(self._flush)
+        counted[counter] = counted.get(counter, 0) + 1
+
+    def _flush(self) -> None:
+        counted, self._counted = self._counted, {}
+        for counter, number in counted.items():
+            counter.inc(number)
 
 
 def _counted(counter: Counter) -> Iterator[tuple[dict[str, str], int]]:
