@@ -18,6 +18,7 @@ _log = logging.getLogger(__name__)
 _PRAGMAS = (
     "journal_mode = WAL",
     "synchronous = FULL",
+    "temp_store = MEMORY",  # what a statement may have to undo; or else each large one makes a file
     "foreign_keys = ON",
     "cache_size = -32000",
     "journal_size_limit = 67108864",  # what a long backup let the log grow to is given back

@@ -99,6 +99,10 @@ async def test_migrations_are_numbered_without_a_gap() -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
+async def test_statements_keep_what_they_may_undo_in_memory(store: SqliteStore) -> None:
+    assert store._commits._connection.pragma("temp_store") == 2  # or else each large one makes a file
+
+
 async def test_commits_are_synchronous_and_in_wal(store: SqliteStore, path: Path) -> None:
     await store.probe()
     assert read_sqlite(path, "PRAGMA journal_mode") == [("wal",)]
