@@ -36,7 +36,8 @@ from relay.store.steps import LEASE_SECONDS, Offer, Wish
 _log = logging.getLogger(__name__)
 
 _MAX_CACHED_BYTES = 1 << 20
-_CHUNKS = (1, 4, 16, 64, 256)  # rows a statement: few sizes, so that every statement stays prepared
+# Rows a statement: few sizes, so that every statement stays prepared, and less than a third to fill up.
+_CHUNKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _PENDING = (
     "SELECT id, event, due_at FROM deliveries WHERE destination = :destination AND fresh = :fresh"
     " AND state = 'pending' AND blocked = 0"
