@@ -21,7 +21,6 @@ import apsw
 
 from relay.errors import StoreError, StoreUnavailableError
 from relay.store.sqlite_check import DAMAGED, damaged, leave_as_it_is
-from relay.store.sqlite_log import Log
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +34,11 @@ MAX_BATCH = 256
 # An answer that comes after minutes finds nobody who waits for it.
 STUCK_SECONDS = 5.0
 _ENDED = "the store's thread has ended"
+# The WAL is folded into the database when it has grown past the first bound and nobody waits, or past the
+# second in any case. In pages of 4 KiB.
+CHECKPOINT_IDLE_PAGES = 2_000
+CHECKPOINT_BUSY_PAGES = 20_000
+CHECKPOINT_RETRY_PAGES = 200
 
 # What SQLite says when the disk, not the statement, is at fault: nothing was stored, later it may work.
 UNAVAILABLE = (
@@ -65,14 +69,11 @@ class GroupCommit:
     fault fails. Results are given out after the commit.
     """
 
-    def __init__(
-        self, connection: apsw.Connection, beside: apsw.Connection, committed: Callable[[float], None]
-    ) -> None:
+    def __init__(self, connection: apsw.Connection, committed: Callable[[float], None]) -> None:
         """Start the thread.
 
         Args:
             connection: handed over; only the thread uses it from now on.
-            beside: another one to the same database, handed over for its log.
             committed: called on the event loop with the duration of each commit that changed something, in
                 seconds.
         """
@@ -87,7 +88,8 @@ class GroupCommit:
         self._busy_since: float | None = None
         self.died: asyncio.Future[None] = self._loop.create_future()
         """Gets an exception if the thread ends by a bug, or the database is found damaged."""
-        self._log = Log(connection, beside)
+        self._unfolded = CHECKPOINT_BUSY_PAGES  # whatever a crash has left in the WAL: it goes first
+        connection.wal_autocheckpoint(0)
         threading.Thread(target=self._run, name="store", daemon=True).start()
 
     @property
@@ -137,20 +139,19 @@ class GroupCommit:
     def _run(self) -> None:
         batch: list[_Operation[Any, Any]] = []
         try:
-            with contextlib.closing(self._log):
-                while (operation := self._queue.get()) is not None:
-                    self._busy_since = time.monotonic()
-                    batch = self._batch(operation)
-                    before = self._connection.total_changes()
-                    started = time.perf_counter()
-                    results = self._transact(batch)
-                    took = time.perf_counter() - started
-                    changed = self._connection.total_changes() != before
-                    self._tell(self._give_out, batch, results, took if changed else None)
-                    batch = []
-                    del operation, results  # or the last bodies live until the next webhook
-                    self._log.written()
-                    self._busy_since = None
+            while (operation := self._queue.get()) is not None:
+                self._busy_since = time.monotonic()
+                batch = self._batch(operation)
+                before = self._connection.total_changes()
+                started = time.perf_counter()
+                results = self._transact(batch)
+                took = time.perf_counter() - started
+                changed = self._connection.total_changes() != before
+                self._tell(self._give_out, batch, results, took if changed else None)
+                batch = []
+                del operation, results  # or the last bodies live until the next webhook
+                self._checkpoint()
+                self._busy_since = None
             if not self.died.done():
                 self._connection.close()
         except DAMAGED as error:
@@ -265,3 +266,20 @@ class GroupCommit:
                 operation.done.set_exception(result)
             else:
                 operation.done.set_result(result)
+
+    def _checkpoint(self) -> None:
+        """Fold the WAL into the database, at a moment that disturbs least."""
+        # Pages written since it was asked before. A hook in each commit would have to win Python's lock.
+        self._unfolded += self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
+        if self._unfolded < (CHECKPOINT_BUSY_PAGES if self.waiting else CHECKPOINT_IDLE_PAGES):
+            return
+        # Where a reader keeps a part of it, or the disk fails, it is tried again before long.
+        self._unfolded = CHECKPOINT_IDLE_PAGES - CHECKPOINT_RETRY_PAGES
+        try:
+            length, folded = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            if folded == length:
+                self._unfolded = 0
+        except DAMAGED:
+            raise
+        except apsw.Error as error:
+            _log.warning("store.checkpoint_failed", extra={"fields": {"error": str(error)}})

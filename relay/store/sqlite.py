@@ -84,7 +84,7 @@ class SqliteStore:
         except BaseException:
             os.close(self._lock)
             raise
-        self._commits = GroupCommit(writer, connect(path), committed)
+        self._commits = GroupCommit(writer, committed)
         self._counting = asyncio.ensure_future(self._count())
         self._check = None if was_checked else BackgroundCheck(path, self._commits.fail)
 
