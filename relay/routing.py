@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -163,7 +163,8 @@ class Router:
         asked = (condition.field for rule in self._rules for condition in (*rule.match, *rule.except_))
         self._fields = tuple({field: None for field in asked if field != SOURCE_FIELD})
         self._index = _Index(self._rules)
-        self._remembered = lru_cache(_REMEMBERED)(self._matching)
+        self._match = partial(_matching, self._index, self._fields)
+        self._remembered = lru_cache(_REMEMBERED)(self._match)
 
     def matching(self, source: str, payload: Mapping[str, Any]) -> Matching:
         """Return the routes that match an event, and its destinations.
@@ -173,22 +174,16 @@ class Router:
         """
         texts = self._texts(payload)
         if sum([len(text) for text in texts if text]) > _REMEMBERED_CHARACTERS:
-            return self._matching(source, texts)
+            return self._match(source, texts)
         return self._remembered(source, texts)
 
     def destinations(self, source: str, payload: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the destinations of an event."""
         return self.matching(source, payload).destinations
 
-    def _matching(self, source: str, texts: tuple[str | None, ...]) -> Matching:
-        given = self._given(source, texts)
-        walk = _walk(self._index.candidates(given), given)
-        routes = tuple(route for route, finding, _ in walk if finding is Finding.MATCHED)
-        return Matching(routes, tuple(dict.fromkeys(name for route in routes for name in route.to)))
-
     def explain(self, source: str, payload: Mapping[str, Any]) -> list[Explanation]:
         """Return, for every route in order, whether it matched and why."""
-        given = self._given(source, self._texts(payload))
+        given = _given(self._fields, source, self._texts(payload))
         findings = [
             Explanation(route, finding, None if failed is None else failed.told(given))
             for route, finding, failed in _walk(self._rules, given)
@@ -200,12 +195,6 @@ class Router:
     def _texts(self, payload: Mapping[str, Any]) -> tuple[str | None, ...]:
         """Return those fields of an event that any route asks for."""
         return tuple([scalar_text(payload.get(name)) for name in self._fields])
-
-    def _given(self, source: str, texts: Iterable[str | None]) -> dict[str, str]:
-        """Return those fields that are there, by name."""
-        given = {name: text for name, text in zip(self._fields, texts, strict=True) if text is not None}
-        given[SOURCE_FIELD] = source
-        return given
 
 
 class _Index:
@@ -245,6 +234,21 @@ class _Index:
             for (begin, end), by_ends in by_lengths.items():
                 places.update(by_ends.get((text[:begin], text[len(text) - end :]), ()))
         return [self._rules[place] for place in sorted(places)]
+
+
+def _matching(index: _Index, fields: Sequence[str], source: str, texts: Sequence[str | None]) -> Matching:
+    """Return what matches an event of which these fields are asked for."""
+    given = _given(fields, source, texts)
+    walk = _walk(index.candidates(given), given)
+    routes = tuple(route for route, finding, _ in walk if finding is Finding.MATCHED)
+    return Matching(routes, tuple(dict.fromkeys(name for route in routes for name in route.to)))
+
+
+def _given(fields: Sequence[str], source: str, texts: Sequence[str | None]) -> dict[str, str]:
+    """Return those fields that are there, by name."""
+    given = {name: text for name, text in zip(fields, texts, strict=True) if text is not None}
+    given[SOURCE_FIELD] = source
+    return given
 
 
 def _keys(condition: _Condition) -> list[_Key]:
