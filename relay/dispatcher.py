@@ -46,10 +46,9 @@ class Reservation:
 
     def settle(self, claimed: Iterable[Delivery]) -> None:
         """Start the deliveries that were stored and claimed, and give back what room is left."""
-        for delivery in claimed:
-            self._lanes.pop(delivery.destination).settle(self._size, delivery)
-        for lane in self._lanes.values():
-            lane.settle(self._size, None)
+        stored = {delivery.destination: delivery for delivery in claimed}
+        for destination, lane in self._lanes.items():
+            lane.settle(self._size, stored.get(destination))
 
 
 class Dispatcher:
