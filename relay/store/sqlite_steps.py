@@ -35,7 +35,7 @@ from relay.store.steps import LEASE_SECONDS, Offer, Wish
 
 _log = logging.getLogger(__name__)
 
-_MAX_CACHED_BYTES = 1 << 20
+_MAX_CACHED_BYTES = 1 << 18
 # Rows a statement: few sizes, so that every statement stays prepared, and less than a third to fill up.
 _CHUNKS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 _PENDING = (
