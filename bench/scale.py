@@ -22,7 +22,7 @@ from relay.routing import Route, Router
 _DESTINATIONS = (1, 3, 10, 30, 100)
 _ROUTES = (1, 10, 100, 1000)
 _COPIES = 3
-_KINDS_OF = 5_000  # events that routes can tell apart, more than are remembered
+_DIFFERENT = 5_000  # events that routes can tell apart, more than are remembered
 _ROUTE = TypeAdapter(Route)
 _TO = tuple(f"d{number}" for number in range(_COPIES))
 # What the webhooks of the harness match, each in another way.
@@ -89,7 +89,9 @@ def _routing_alone() -> None:
     With events that differ in what routes ask for, so that nothing that is remembered helps; and alike.
     """
     payload = json.loads(webhook("00000000-0000-4000-8000-000000000000"))
-    others_too = itertools.cycle([{**payload, "orderId": f"PO-1{number:05}"} for number in range(_KINDS_OF)])
+    different_ones = itertools.cycle(
+        [{**payload, "orderId": f"PO-1{number:05}"} for number in range(_DIFFERENT)]
+    )
     show("scale: routing one event alone, 1,000 routes of which 3 match, by how the others match (us)")
     number = max(_ROUTES)
     tables = {"all of these, mixed": _routes(number)} | {
@@ -99,8 +101,8 @@ def _routing_alone() -> None:
     for name, rules in tables.items():
         router = Router([_ROUTE.validate_python(rule) for rule in rules])
         assert set(router.destinations("itscope", payload)) == {*_TO}
-        assert set(_route_next(router, others_too)) == {*_TO}
-        different = _microseconds(partial(_route_next, router, others_too))
+        assert set(_route_next(router, different_ones)) == {*_TO}
+        different = _microseconds(partial(_route_next, router, different_ones))
         alike = _microseconds(partial(router.destinations, "itscope", payload))
         show(f"  {name:36} {different}; alike {alike}")
 
