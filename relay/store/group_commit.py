@@ -29,6 +29,9 @@ R = TypeVar("R")
 Apply = Callable[[Sequence[I]], list[R]]
 
 MAX_BATCH = 256
+# Of the event loop, each of which may bring more for the same transaction: clients that were answered
+# together ask again together. Two or three do; where something comes in every one there must be an end.
+MAX_PASSES = 4
 # A commit takes milliseconds, and a second on a bad day; a lock that somebody else holds is given up after
 # five (sqlite_file). What takes longer hangs, nobody knows for how long: who comes then is told so at once.
 # An answer that comes after minutes finds nobody who waits for it.
@@ -81,8 +84,10 @@ class GroupCommit:
         self._committed = committed
         self._loop = asyncio.get_running_loop()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._queue: SimpleQueue[_Operation[Any, Any] | None] = SimpleQueue()
-        self._gathered: list[_Operation[Any, Any]] = []  # for the queue, once the loop has done what is ready
+        self._queue: SimpleQueue[list[_Operation[Any, Any]] | None] = SimpleQueue()
+        self._gathered: list[_Operation[Any, Any]] = []  # for the queue
+        self.waiting = 0
+        """How many operations have no result yet."""
         self._dead = False
         self._why = _ENDED
         self._busy_since: float | None = None
@@ -91,11 +96,6 @@ class GroupCommit:
         self._unfolded = CHECKPOINT_BUSY_PAGES  # whatever a crash has left in the WAL: it goes first
         connection.wal_autocheckpoint(0)
         threading.Thread(target=self._run, name="store", daemon=True).start()
-
-    @property
-    def waiting(self) -> int:
-        """How many operations wait for a transaction."""
-        return self._queue.qsize() + len(self._gathered)
 
     @property
     def stuck(self) -> bool:
@@ -116,13 +116,21 @@ class GroupCommit:
         else:
             if not self._gathered:
                 # The thread would wake for the first one, and commit it before the others have come.
-                self._loop.call_soon(self._flush)
+                self._loop.call_soon(self._gather, 0, MAX_PASSES)
             self._gathered.append(_Operation(apply, item, done))
+            self.waiting += 1
         return done
 
+    def _gather(self, before: int, passes: int) -> None:
+        """Hand over what waits, once a pass of the event loop has brought no more."""
+        if passes and before < len(self._gathered):
+            self._loop.call_soon(self._gather, len(self._gathered), passes - 1)
+        else:
+            self._flush()
+
     def _flush(self) -> None:
-        for operation in self._gathered:
-            self._queue.put(operation)
+        for start in range(0, len(self._gathered), MAX_BATCH):
+            self._queue.put(self._gathered[start : start + MAX_BATCH])
         self._gathered.clear()
 
     def fail(self, error: StoreError) -> None:
@@ -139,9 +147,9 @@ class GroupCommit:
     def _run(self) -> None:
         batch: list[_Operation[Any, Any]] = []
         try:
-            while (operation := self._queue.get()) is not None:
+            while (gathered := self._queue.get()) is not None:
                 self._busy_since = time.monotonic()
-                batch = self._batch(operation)
+                batch = gathered + self._further(MAX_BATCH - len(gathered))
                 before = self._connection.total_changes()
                 started = time.perf_counter()
                 results = self._transact(batch)
@@ -149,7 +157,7 @@ class GroupCommit:
                 changed = self._connection.total_changes() != before
                 self._tell(self._give_out, batch, results, took if changed else None)
                 batch = []
-                del operation, results  # or the last bodies live until the next webhook
+                del gathered, results  # or the last bodies live until the next webhook
                 self._checkpoint()
                 self._busy_since = None
             if not self.died.done():
@@ -182,23 +190,21 @@ class GroupCommit:
         self._flush()
         with contextlib.suppress(Empty):
             while True:
-                if (operation := self._queue.get_nowait()) is not None:
-                    batch.append(operation)
+                batch += self._queue.get_nowait() or ()
         self._queue.put(None)  # for the thread, if it still runs
         self._give_out(batch, [None] * len(batch), None)
 
-    def _batch(self, first: _Operation[Any, Any]) -> list[_Operation[Any, Any]]:
-        batch = [first]
-        try:
-            while len(batch) < MAX_BATCH:
-                operation = self._queue.get_nowait()
-                if operation is None:
+    def _further(self, room: int) -> list[_Operation[Any, Any]]:
+        """Return what else was handed over, up to the list that fills the room."""
+        further: list[_Operation[Any, Any]] = []
+        with contextlib.suppress(Empty):
+            while len(further) < room:
+                gathered = self._queue.get_nowait()
+                if gathered is None:
                     self._queue.put(None)
                     break
-                batch.append(operation)
-        except Empty:
-            pass
-        return batch
+                further += gathered
+        return further
 
     def _transact(self, batch: list[_Operation[Any, Any]]) -> list[Any]:
         """Return a result or an exception for each operation of a batch."""
@@ -257,6 +263,7 @@ class GroupCommit:
     def _give_out(self, batch: list[_Operation[Any, Any]], results: list[Any], took: float | None) -> None:
         if self.died.done():  # who knows what a damaged file has kept
             results = [StoreUnavailableError(self._why)] * len(batch)
+        self.waiting -= len(batch)
         if took is not None:
             self._committed(took)
         for operation, result in zip(batch, results, strict=True):
@@ -271,7 +278,8 @@ class GroupCommit:
         """Fold the WAL into the database, at a moment that disturbs least."""
         # Pages written since it was asked before. A hook in each commit would have to win Python's lock.
         self._unfolded += self._connection.status(apsw.SQLITE_DBSTATUS_CACHE_WRITE, True)[0]
-        if self._unfolded < (CHECKPOINT_BUSY_PAGES if self.waiting else CHECKPOINT_IDLE_PAGES):
+        rests = self._queue.empty() and not self._gathered
+        if self._unfolded < (CHECKPOINT_IDLE_PAGES if rests else CHECKPOINT_BUSY_PAGES):
             return
         # Where a reader keeps a part of it, or the disk fails, it is tried again before long.
         self._unfolded = CHECKPOINT_IDLE_PAGES - CHECKPOINT_RETRY_PAGES
