@@ -49,7 +49,8 @@ class Answer(web.StreamResponse):
         ).encode("ascii")
         writer = request.writer
         await writer.write(head if request.method == hdrs.METH_HEAD else head + self._text)
-        await writer.drain()  # so that a client that reads nothing is asked for nothing more
+        if request.protocol.writing_paused:  # by a client that reads nothing: it is asked for nothing more
+            await writer.drain()
         return writer
 
     async def write_eof(self, data: bytes = b"") -> None:

@@ -237,19 +237,27 @@ class Authenticator(BasicAuthMiddleware):
         username, colon, password = text.partition(":")
         return Credentials(username, password) if colon else None
 
+    def remembers(self, request: web.BaseRequest) -> bool:
+        """Tell whether a request carries a login that was verified before."""
+        return self._digest(request) in self._remembered
+
     async def authenticate(self, request: web.BaseRequest) -> bool:
         """Tell whether a request carries right credentials."""
-        header = request.headers.get(hdrs.AUTHORIZATION)
-        if header is None or len(header) > MAX_HEADER_LENGTH:
-            return False
-        digest = hashlib.blake2b(header.encode("utf-8", "surrogateescape"), key=self._key).digest()
+        digest = self._digest(request)
         if digest in self._remembered:
-            return len(request.headers.getall(hdrs.AUTHORIZATION)) == 1
-        if not await super().authenticate(request):
+            return True
+        if digest is None or not await super().authenticate(request):
             return False
         if len(self._remembered) < _MAX_REMEMBERED:
             self._remembered.add(digest)
         return True
+
+    def _digest(self, request: web.BaseRequest) -> bytes | None:
+        """Return what the one Authorization header is remembered by; None for any other number or length."""
+        headers = request.headers.getall(hdrs.AUTHORIZATION, ())
+        if len(headers) != 1 or len(headers[0]) > MAX_HEADER_LENGTH:
+            return None
+        return hashlib.blake2b(headers[0].encode("utf-8", "surrogateescape"), key=self._key).digest()
 
     async def check_credentials(
         self, username: str | None, password: str | None, request: web.BaseRequest

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Protocol
 
-from aiohttp import StreamReader, hdrs, web
+from aiohttp import hdrs, web
 
 from relay import payload as payloads
 from relay.answer import Answer
@@ -33,6 +33,7 @@ _log = logging.getLogger(__name__)
 
 RETRY_AFTER_SECONDS = "5"
 _PARSED_ASIDE_FROM_BYTES = 64 << 10
+_quoted = json.JSONEncoder().encode
 _UNORDERED = {claim: Owed(claim) for claim in (False, True)}
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -110,42 +111,41 @@ class Ingress:
         # Looking a child up costs more than counting. There are few: labels are of closed sets.
         self._requests = cache(metrics.requests.labels)
         self._events = cache(metrics.events.labels)
-        self._last_event = cache(metrics.last_event.labels)
         self._matches = cache(metrics.route_matches.labels)
         self._unrouted = metrics.unrouted
+        self._last_event_at = metrics.last_event_at
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
-        self._under_way += 1
-        self.idle.clear()
-        try:
-            return await self._answer(request)
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self.idle.set()
-
-    def refuse(self, status: int, message: str) -> Answer:
-        """Return the answer to what isn't HTTP, or where `handle` failed."""
-        self._requests(NO_SOURCE, status).inc()
-        return _refusal(status, message)
-
-    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         config = self.config
         source = config.paths.get(request.path, NO_SOURCE)
+        self._under_way += 1
+        self.idle.clear()
         try:
             response = await self._accept(request, config, source)
         except _RefusedError as refused:
             response = _refusal(refused.status, refused.message, refused.headers)
             if refused.closes:
                 response.force_close()
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self.idle.set()
         if self.draining:
             response.force_close()
         self._tally.add(self._requests(source, response.status))
         return response
 
+    def refuse(self, status: int, message: str) -> Answer:
+        """Return the answer to what isn't HTTP, or where `handle` failed."""
+        self._requests(NO_SOURCE, status).inc()
+        return _refusal(status, message)
+
     async def _accept(self, request: web.BaseRequest, config: IngressConfig, source: str) -> Answer:
-        await self._admit(request, config, source)
+        self._admit(request, source)
+        authenticator = config.authenticators[source]
+        if not authenticator.remembers(request):  # or else without a coroutine, since nearly all are
+            await _authenticate(request, authenticator)
         body = await _read(request, config)
         content_type = header_text(request.headers.get(hdrs.CONTENT_TYPE, JSON))
         now = self._now()
@@ -160,41 +160,31 @@ class Ingress:
             )
             raise _RefusedError(400, str(error)) from error
         event = Event(
-            source=source,
-            event_id=payloads.event_id(payload, body),
-            received_at=now,
-            content_type=content_type,
-            event_type=payloads.kept_text(payload, "eventType"),
-            transaction_status=payloads.kept_text(payload, "transactionStatus"),
-            trace_id=_trace_id(request),
-            body=body,
+            source,
+            payloads.event_id(payload, body),
+            now,
+            content_type,
+            payloads.kept_text(payload, "eventType"),
+            payloads.kept_text(payload, "transactionStatus"),
+            _trace_id(request),
+            body,
         )
         routes, destinations = config.router.matching(source, payload)
         order_by = config.order_by
-        keys = {name: payloads.order_key(payload, order_by.get(name)) for name in destinations}
+        keys = {
+            name: payloads.order_key(payload, order_by[name]) if name in order_by else None
+            for name in destinations
+        }
         return await self._store_event(event, payloads.references(payload), keys, routes)
 
-    async def _admit(self, request: web.BaseRequest, config: IngressConfig, source: str) -> None:
-        """Refuse what needs no look at the body."""
+    def _admit(self, request: web.BaseRequest, source: str) -> None:
+        """Refuse what needs no look at credentials or body."""
         if source == NO_SOURCE:
             raise _RefusedError(404, "there is nothing at this path")
         if request.method != hdrs.METH_POST:
             raise _RefusedError(405, "only POST is allowed", {hdrs.ALLOW: hdrs.METH_POST})
         if self.draining:
             raise _unavailable("the relay is stopping; try again")
-        try:
-            right = await config.authenticators[source].authenticate(request)
-        except TooManyLoginsError as error:
-            raise _unavailable(str(error)) from error
-        if not right:
-            raise _RefusedError(401, "credentials are missing or wrong", {hdrs.WWW_AUTHENTICATE: CHALLENGE})
-        if any(one.lower() != "identity" for one in request.headers.getall(hdrs.CONTENT_ENCODING, ())):
-            raise _RefusedError(415, "a Content-Encoding is not supported")
-        if (request.content_length or 0) > config.max_body:
-            raise _too_large(config.max_body)
-        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0  # an interim answer; the real one is still to come
 
     async def _store_event(
         self,
@@ -237,7 +227,7 @@ class Ingress:
 
     def _answer_accepted(self, event: Event, destinations: Collection[str]) -> Answer:
         self._count(event.source, event.event_type, "accepted")
-        self._last_event(event.source).set(event.received_at)
+        self._last_event_at[event.source] = event.received_at
         if not destinations:
             self._unrouted.labels(event.source).inc()
             _log.warning("event.unrouted", extra={"fields": _fields(event)})
@@ -246,7 +236,7 @@ class Ingress:
             _log.debug("event.accepted", extra={"fields": fields})
         return Answer(
             200,
-            f'{{"status": "accepted", "eventId": {json.dumps(event.event_id)},'
+            f'{{"status": "accepted", "eventId": {_quoted(event.event_id)},'
             f' "deliveries": {len(destinations)}}}',
         )
 
@@ -266,7 +256,7 @@ class Ingress:
             )
         self._count(event.source, event.event_type, "duplicate")
         _log.info("event.duplicate", extra={"fields": _fields(event)})
-        return Answer(200, f'{{"status": "duplicate", "eventId": {json.dumps(event.event_id)}}}')
+        return Answer(200, f'{{"status": "duplicate", "eventId": {_quoted(event.event_id)}}}')
 
     async def _quarantine(self, request: Quarantined, event_type: str | None) -> None:
         try:
@@ -285,14 +275,27 @@ class Ingress:
         self._tally.add(self._events(source, event_type_label(event_type), outcome))
 
 
+async def _authenticate(request: web.BaseRequest, authenticator: Authenticator) -> None:
+    """Refuse a request without right credentials."""
+    try:
+        right = await authenticator.authenticate(request)
+    except TooManyLoginsError as error:
+        raise _unavailable(str(error)) from error
+    if not right:
+        raise _RefusedError(401, "credentials are missing or wrong", {hdrs.WWW_AUTHENTICATE: CHALLENGE})
+
+
 async def _read(request: web.BaseRequest, config: IngressConfig) -> bytes:
     """Return the whole body, bounded in size and time."""
+    for encoding in request.headers.getall(hdrs.CONTENT_ENCODING, ()):
+        if encoding.lower() != "identity":
+            raise _RefusedError(415, "a Content-Encoding is not supported")
     content = request.content
     try:
         if content.is_eof():
             body: bytes = content.read_nowait()  # came with the head, as small bodies do
         else:
-            body = await _read_slowly(content, config)
+            body = await _read_slowly(request, config)
     except TimeoutError as error:
         raise _RefusedError(408, "the body took too long", closes=True) from error
     except (web.RequestPayloadError, ConnectionError) as error:
@@ -302,19 +305,26 @@ async def _read(request: web.BaseRequest, config: IngressConfig) -> bytes:
     return body
 
 
-async def _read_slowly(content: StreamReader, config: IngressConfig) -> bytes:
+async def _read_slowly(request: web.BaseRequest, config: IngressConfig) -> bytes:
     """Return the body as it arrives, at most a chunk more of it than is allowed."""
+    if (request.content_length or 0) > config.max_body:
+        raise _too_large(config.max_body)
+    if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # an interim answer; the real one is still to come
     body = bytearray()
     async with asyncio.timeout(config.body_timeout_seconds):
-        while len(body) <= config.max_body and (chunk := await content.readany()):
+        while len(body) <= config.max_body and (chunk := await request.content.readany()):
             body += chunk
     return bytes(body)
 
 
 def _trace_id(request: web.BaseRequest) -> str:
     """Return the trace that the sender is in, or a new one."""
-    given = _TRACEPARENT.fullmatch(request.headers.get("traceparent", ""))
-    return given[1] if given else f"{random.getrandbits(128) or 1:032x}"
+    given = request.headers.get("traceparent")
+    if given is not None and (trace := _TRACEPARENT.fullmatch(given)):
+        return trace[1]
+    return f"{random.getrandbits(128) or 1:032x}"
 
 
 def _fields(event: Event) -> dict[str, Any]:

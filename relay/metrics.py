@@ -141,6 +141,8 @@ class Metrics:
             ["destination", "reason"],
             registry=registry,
         )
+        self.last_event_at: dict[str, float] = {}
+        """When the last event of a source was accepted, since the start."""
         self.last_event = Gauge(
             "itscope_relay_last_event_timestamp_seconds",
             "When the last event was accepted, 0 for never since the start",
@@ -197,7 +199,7 @@ class Metrics:
             for event_type in (*KNOWN_EVENT_TYPES, OTHER):
                 self.events.labels(source, event_type, outcome)
         self.unrouted.labels(source)
-        self.last_event.labels(source)
+        self.last_event.labels(source).set_function(lambda: self.last_event_at.get(source, 0.0))
 
     def add_route(self, route: str) -> None:
         """Make a route's child exist."""

@@ -44,7 +44,9 @@ def parse(body: bytes) -> dict[str, Any]:
         raise BadPayloadError("not-utf-8", f"the body is not UTF-8 (byte {error.start})") from error
     _check_depth(body)
     try:
-        payload = _DECODER.decode(text)
+        payload, end = _DECODER.raw_decode(text) if text.startswith("{") else (None, None)
+        if end != len(text):  # there are blanks around it, or what isn't JSON
+            payload = _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise BadPayloadError(
             "not-json", f"the body is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
@@ -76,10 +78,10 @@ def kept_text(payload: Mapping[str, Any], field: str) -> str | None:
 def references(payload: Mapping[str, Any]) -> References:
     """Return the ids that an event can be found by, as ITscope names them."""
     return References(
-        order_id=kept_text(payload, "orderId"),
-        itscope_order_id=kept_text(payload, "itscopeOrderId"),
-        document_id=kept_text(payload, "documentId"),
-        transaction_id=kept_text(payload, "transactionId"),
+        kept_text(payload, "orderId"),
+        kept_text(payload, "itscopeOrderId"),
+        kept_text(payload, "documentId"),
+        kept_text(payload, "transactionId"),
     )
 
 
