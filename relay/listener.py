@@ -36,23 +36,11 @@ RequestFactory = Callable[..., web.BaseRequest]  # aiohttp's
 class _Connection(web.RequestHandler):
     """aiohttp's connection, whose own errors are answered like all others and tell nothing."""
 
-    __slots__ = ("_refuse", "_stands_still")
+    __slots__ = ("_refuse",)
 
     def __init__(self, server: Server, refuse: Refuse, **options: Any) -> None:
         super().__init__(server, **options)
         self._refuse = refuse
-        self._stands_still = False
-
-    def pause_reading(self) -> None:
-        """Take nothing more from the client, since what came is still to be read."""
-        self._stands_still = True
-        super().pause_reading()
-
-    def resume_reading(self, resume_parser: bool = True) -> None:  # noqa: FBT001, FBT002 (aiohttp's)
-        """Go on, if it stands still: aiohttp has its parser look for a rest after each body otherwise."""
-        if self._stands_still:
-            self._stands_still = not resume_parser
-            super().resume_reading(resume_parser)
 
     def handle_error(
         self,

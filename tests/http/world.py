@@ -209,11 +209,6 @@ class Wire:
         with suppress(ConnectionError):
             await self._writer.drain()
 
-    @property
-    def unsent(self) -> int:
-        """How many bytes the peer's system hasn't taken yet."""
-        return self._writer.transport.get_write_buffer_size()
-
     async def answer(self) -> Answer:
         """Read one answer."""
         async with asyncio.timeout(DEADLINE_SECONDS):
