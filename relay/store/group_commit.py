@@ -28,9 +28,9 @@ I = TypeVar("I")  # noqa: E741 (an item)
 R = TypeVar("R")
 Apply = Callable[[Sequence[I]], list[R]]
 
-MAX_BATCH = 256
-# Of the event loop, each of which may bring more for the same transaction: clients that were answered
-# together ask again together. Two or three do; where something comes in every one there must be an end.
+MAX_BATCH = 256  # operations that are handed over together; what waits when they are taken may double them
+# Of the event loop, after the first, each of which may bring more for the same transaction: clients that were
+# answered together ask again together. Two or three do; where something comes in all there must be an end.
 MAX_PASSES = 4
 # A commit takes milliseconds, and a second on a bad day; a lock that somebody else holds is given up after
 # five (sqlite_file). What takes longer hangs, nobody knows for how long: who comes then is told so at once.
@@ -123,7 +123,7 @@ class GroupCommit:
 
     def _gather(self, before: int, passes: int) -> None:
         """Hand over what waits, once a pass of the event loop has brought no more."""
-        if passes and before < len(self._gathered):
+        if passes and before < len(self._gathered) < MAX_BATCH:
             self._loop.call_soon(self._gather, len(self._gathered), passes - 1)
         else:
             self._flush()
@@ -195,7 +195,7 @@ class GroupCommit:
         self._give_out(batch, [None] * len(batch), None)
 
     def _further(self, room: int) -> list[_Operation[Any, Any]]:
-        """Return what else was handed over, up to the list that fills the room."""
+        """Return what else was handed over, up to and with the list that fills the room."""
         further: list[_Operation[Any, Any]] = []
         with contextlib.suppress(Empty):
             while len(further) < room:

@@ -128,6 +128,15 @@ async def test_pipelined_requests_are_answered_in_order(running: Running) -> Non
     assert [(await wire.answer()).json["eventId"] for _ in bodies] == [str(number) for number in range(10)]
 
 
+async def test_many_requests_behind_one_that_came_in_pieces_are_answered(running: Running) -> None:
+    wire = await running.wire()
+    first, *bodies = (b'{"eventId": "%d"}' % number for number in range(41))
+    await wire.send(head(f"Content-Length: {len(first)}"))
+    await running.metric("itscope_relay_last_event_timestamp_seconds", source="itscope")  # time for the head
+    await wire.send(first + b"".join(head(f"Content-Length: {len(body)}") + body for body in bodies))
+    assert [(await wire.answer()).json["eventId"] for _ in range(41)] == [*map(str, range(41))]
+
+
 async def test_expect_continue_is_answered_before_the_body(running: Running) -> None:
     wire = await running.wire()
     await wire.send(head("Content-Length: 16", "Expect: 100-continue"))

@@ -64,6 +64,13 @@ async def test_nothing_waits_for_more_than_a_few_passes(transactions: Transactio
     assert transactions.sizes == [MAX_PASSES + 1, 1]
 
 
+async def test_what_fills_a_transaction_waits_for_no_more(transactions: Transactions) -> None:
+    submitted = [transactions.submit(item) for item in range(MAX_BATCH)]
+    await asyncio.sleep(0)
+    assert transactions.applied.wait(10)  # while the event loop stands still
+    assert await asyncio.gather(*submitted) == [*range(MAX_BATCH)]
+
+
 async def test_transaction_is_bounded_whatever_comes_at_once(transactions: Transactions) -> None:
     number = 2 * MAX_BATCH + 1
     submitted = [transactions.submit(item) for item in range(number)]

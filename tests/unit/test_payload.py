@@ -32,6 +32,7 @@ BAD_BODIES = [
     ("comma at the end", b'{"a": 1,}', "not-json"),
     ("comment", b'{"a": 1} // done', "not-json"),
     ("single quotes", b"{'a': 1}", "not-json"),
+    ("a blank that JSON doesn't know", '{"a": 1}\u00a0'.encode(), "not-json"),
     ("two objects", b'{"a": 1}{"a": 1}', "not-json"),
     ("key without quotes", b"{a: 1}", "not-json"),
     ("key that is a number", b'{1: "a"}', "not-json"),
