@@ -146,7 +146,12 @@ class Ingress:
         authenticator = config.authenticators[source]
         if not authenticator.remembers(request):  # or else without a coroutine, since nearly all are
             await _authenticate(request, authenticator)
-        body = await _read(request, config)
+        try:
+            body = await _read(request, config)
+        except _RefusedError as refused:  # what carried right credentials isn't lost without a word
+            fields = {"source": source, "status": refused.status, "error": str(refused)}
+            _log.warning("request.refused", extra={"fields": fields})
+            raise
         content_type = header_text(request.headers.get(hdrs.CONTENT_TYPE, JSON))
         now = self._now()
         try:

@@ -510,6 +510,22 @@ async def test_content_encoding_is_answered_415_whatever_the_body_holds(
     assert running.events() == running.quarantine() == []
 
 
+@pytest.mark.parametrize(
+    ("lines", "status"), [(["Content-Length: 99999999"], 413), (["Content-Encoding: gzip"], 415)]
+)
+async def test_what_is_refused_in_spite_of_right_credentials_stands_in_the_log(
+    running: Running, caplog: pytest.LogCaptureFixture, lines: list[str], status: int
+) -> None:
+    for auth in (None, RIGHT):
+        wire = await running.wire()
+        await wire.send(head(*lines, auth=auth))
+        refused(answer := await wire.answer(), status if auth else 401, folder=running.folder)
+    said = [record for record in caplog.records if record.message == "request.refused"]
+    assert [record.__dict__["fields"] for record in said] == [
+        {"source": "itscope", "status": status, "error": answer.json["error"]}
+    ]
+
+
 async def test_second_content_encoding_is_not_overlooked(running: Running) -> None:
     both = [("Content-Encoding", "identity"), ("Content-Encoding", "gzip")]
     refused(await running.post(headers=both), 415, folder=running.folder)
